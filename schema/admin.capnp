@@ -1,9 +1,9 @@
 @0xb7e2f4a91c6d3850;
 # The operator's way to the data of a server: taking objects out, and bringing them in.
 #
-# It is served on a Unix socket in the data directory, `admin.sock`, and nowhere else. Whoever can
-# open that socket is the operator. None of these capabilities is ever handed to a client or a
-# class.
+# It is served on a Unix socket in the data directory, `admin.sock`, and nowhere else. A process
+# that can open that socket is the operator. None of these capabilities is ever handed to a client
+# or a class.
 #
 # Objects travel in frames, whose bytes are those of an archive (docs/archive-format.md). A list of
 # frames is whole: none of them goes on in the next list.
@@ -22,7 +22,7 @@ interface Admin {
   # The data of one host, from 0. A number that doesn't exist is refused.
 
   secrets @2 () -> (secrets :List(Secret));
-  # The cluster's keys. Whoever has them can make references to everything: only a backup asks.
+  # The cluster's keys. Their holder can make references to everything: only a backup asks.
 
   keys @3 () -> (keys :List(Key));
   # The keys that sign references, the oldest first. The last one signs.
@@ -73,7 +73,7 @@ struct Secret {
 }
 
 struct Selection {
-  # Which objects are meant.
+  # The objects that are meant.
 
   union {
     all @0 :Void;
@@ -94,7 +94,8 @@ enum Existing {
   # An import's way with an object that is there already.
 
   refuse @0;
-  # It fails, and leaves the object as it is. What an import left unfinished doesn't count as there.
+  # It fails, and leaves the object as it is. An object that an import left unfinished doesn't count
+  # as there.
 
   replace @1;
   # All that the object has is removed first.
@@ -107,8 +108,8 @@ enum ImportedGrants {
   # An import's way with the grants of what is here already.
 
   keep @0;
-  # They stay as they are, and the archive's are left out: what was revoked since stays so. What
-  # isn't here gets those of the archive.
+  # They stay as they are, and the archive's are left out: grants revoked since stay revoked. An
+  # object that isn't here gets those of the archive.
 
   replace @1;
   # They become those of the archive. One that is in force before and after goes on; any other one
@@ -126,7 +127,7 @@ interface HostAdmin {
   # Begins to write. Refused as `overloaded` while another import of the host is open.
 
   present @2 (ids :List(Data)) -> (ids :List(Data));
-  # Which of these objects are there, finished ones only.
+  # Those of these objects that are there, finished ones only.
 
   grants @3 (target :Data, after :Data) -> (grants :List(Grant), next :Data);
   # The grants of an object, or of a namespace, as `Facet.grants` lists them.

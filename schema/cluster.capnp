@@ -123,5 +123,5 @@ interface Host {
 
   sync @7 ();
   # Answered as soon as all that came before it was passed on: then the host has read what was sent
-  # to it, and whoever asks has read what the host sent.
+  # to it, and the caller has read what the host sent.
 }

@@ -8,7 +8,7 @@
 #
 # These are answered at once, before anything that the object does: it doesn't wake, and a call on
 # the new capability may be sent in the same breath. On a connection to the object's own host, calls
-# on the old capability and on the new one start in the order made; whoever passes calls on to
+# on the old capability and on the new one start in the order made; a vat that passes calls on to
 # another vat may let the old one's overtake the new one's.
 
 interface Facet @0x8046be1c2e6b08dc {
@@ -18,8 +18,8 @@ interface Facet @0x8046be1c2e6b08dc {
   # The same object, where the next call has the request id `id`: it is applied at most once, and
   # made again it is answered with the reply of the first time.
   #
-  # An id has 16 to 64 bytes and is for one call. It must be fresh and random: whoever can call the
-  # object and knows the id gets the reply. A caller who lost the reply restores the object if need
+  # An id has 16 to 64 bytes and is for one call. It must be fresh and random: every caller of the
+  # object who knows the id gets the reply. A caller who lost the reply restores the object if need
   # be, calls `once` with the same id, and makes the same call again. Then
   #   - if the call did not happen, it happens now;
   #   - if it runs, the caller gets its reply when it ends;
@@ -50,8 +50,8 @@ interface Facet @0x8046be1c2e6b08dc {
 
   attenuate @2 (caveats :Caveats) -> (facet :Capability);
   # The same object with less: the caveats hold in addition to those of this capability. Methods
-  # that are left out answer `unimplemented`, as if the object didn't have them. What the object's
-  # answers hand out is the object's own choice, and stays as it is.
+  # that are left out answer `unimplemented`, as if the object didn't have them. The capabilities in
+  # the object's answers are the object's own choice, and stays as it is.
   #
   # No record is made: the new capability ends with the grant of this one. `save` on it makes a
   # reference that allows no more than it does.

@@ -10,8 +10,8 @@ annotation spelling @0xdb6c20e8f4915a37 (enumerant) :Text;
 # The spelling of a name or a value in HTTP.
 
 interface HttpService @0x92963bfdad2beb6a {
-  # Whatever answers HTTP requests. A class whose interface extends this one gets the requests to
-  # its objects.
+  # An object that answers HTTP requests. A class whose interface extends this one gets the requests
+  # to its objects.
 
   startRequest @0 (request :HttpRequest, context :ClientRequestContext)
       -> (requestBody :ByteStream, context :ServerRequestContext);
@@ -44,13 +44,13 @@ interface HttpService @0x92963bfdad2beb6a {
     # Dropping the context without a call is an error: the client then gets a status of 500.
 
     startResponse @0 (response :HttpResponse) -> (body :ByteStream);
-    # Begins an ordinary response. What is then written to `body` is the response's body. `body` is
-    # null when `response.bodySize` is the fixed size 0, as it must be in the answer to a HEAD and
-    # with the status 204, 205 or 304.
+    # Begins an ordinary response. The bytes then written to `body` are the response's body. `body`
+    # is null when `response.bodySize` is the fixed size 0, as it must be in the answer to a HEAD
+    # and with the status 204, 205 or 304.
 
     startWebSocket @1 (headers :List(HttpHeader), upSocket :WebSocket) -> (downSocket :WebSocket);
-    # Accepts the request as the handshake of a WebSocket. What the client sends arrives as calls on
-    # `upSocket`, which the object made; what the object sends are its calls on `downSocket`.
+    # Accepts the request as the handshake of a WebSocket. Messages of the client arrive as calls on
+    # `upSocket`, which the object made; those of the object are its calls on `downSocket`.
     # `headers` are added to the answer of the handshake. The client gets an error if the request
     # was no handshake.
   }
@@ -97,7 +97,7 @@ interface ByteStream @0xd2e7d8a0dc0a9766 {
   # arrived must not be taken for the whole.
 
   write @0 (bytes :Data) -> stream;
-  # The next bytes. Where one call ends and the next begins means nothing.
+  # The next bytes. The borders between calls mean nothing.
 
   end @1 ();
   # There are no more bytes: the stream is whole. No `write` may follow.

@@ -1,9 +1,8 @@
 @0xf0a2c5d3b7e91846;
 # The way of a reference's holder from the text to the object.
 #
-# Every listener of Capstead offers a `Restorer` as its bootstrap capability, and nothing else:
-# whoever connects has no authority until they show a reference. The form of references is in
-# sturdyref.capnp.
+# Every listener of Capstead offers a `Restorer` as its bootstrap capability, and nothing else: a
+# client has no authority until it shows a reference. The form of references is in sturdyref.capnp.
 
 interface Restorer @0xc1e8a97d42f6b035 {
   # Turns references into live capabilities. It is not a directory: without a reference there is
@@ -55,7 +54,8 @@ interface Namespace @0xe37b60d8a15c94f2 {
   # make new ones. There is no other way from a name to an object.
 
   byName @0 (key :Text) -> (object :Capability);
-  # The object called `key`: for the same name the same object, for ever, whoever asks and wherever.
+  # The object called `key`: for the same name the same object, always, for every caller on every
+  # host.
   #
   # Names are equal when their bytes are: they are neither folded nor normalised. Asking creates
   # nothing: the object exists from its first durable write. Fails if the name is empty or longer
@@ -65,8 +65,8 @@ interface Namespace @0xe37b60d8a15c94f2 {
   # As `byName`, but null when no such object exists. Never creates one, and wakes none.
 
   create @2 () -> (object :Capability);
-  # A new object without a name. No other call ever yields it again: whoever drops `object` without
-  # having saved a reference has lost it. It exists from its first durable write.
+  # A new object without a name. No other call ever yields it again: a caller that drops `object`
+  # without having saved a reference has lost it. It exists from its first durable write.
 
   describe @3 () -> (class :Text, interface :UInt64, schema :Data);
   # The name of the class, the id of its interface, and the schema of that with all that it speaks

@@ -41,8 +41,8 @@
 #     value              [length]
 #
 # A caveat restricts. Those of the payload and of all links hold together: adding one never widens
-# anything. `caveatCritical` marks kinds that must be understood: whoever verifies refuses a
-# reference with an unknown critical caveat, and ignores other unknown ones.
+# anything. `caveatCritical` marks kinds that must be understood: a verifier refuses a reference
+# with an unknown critical caveat, and ignores other unknown ones.
 #
 # Two references are the same if the hash of their payloads is; signatures don't identify.
 #
@@ -67,7 +67,8 @@ const caveatsMax :UInt8 = 16;
 # The number of caveats that one list may have. There are fewer kinds than that.
 
 const caveatCritical :UInt8 = 0x80;
-# This bit of a caveat's kind says that whoever doesn't know the kind must refuse the reference.
+# This bit of a caveat's kind says that a verifier that doesn't know the kind must refuse the
+# reference.
 
 const caveatNotAfter :UInt8 = 0x81;
 # u64: the last millisecond, counted from the start of 1970 in UTC, in which the reference is valid.
@@ -77,24 +78,25 @@ const caveatMethods :UInt8 = 0x82;
 # strictly ascending, so that a set has one encoding; none at all is the empty set. Of several sets
 # those methods are left that are in each. The methods by which holders make capabilities and
 # references that allow no more than their own don't count: `once`, `inChain`, `attenuate`, `cite`
-# and `save` (facet.capnp). What is reached through a namespace has its methods restricted too if
-# the set names one that no namespace has: one of another interface than `Namespace`, `Facet` and
+# and `save` (facet.capnp). The objects of a namespace have their methods restricted too if the set
+# names one that no namespace has: one of another interface than `Namespace`, `Facet` and
 # `Persistent`. Each set of a chain is asked by itself.
 
 const methodsMax :UInt16 = 256;
 # The number of methods that one set may have.
 
 const caveatHolder :UInt8 = 0x83;
-# Ed25519 public keys ([32] each, strictly ascending, at least one): whoever restores the reference
-# proves that they have the secret of each of them. See `Restorer.challenge` in restorer.capnp.
+# Ed25519 public keys ([32] each, strictly ascending, at least one): a client that restores the
+# reference proves that it has the secret of each of them. See `Restorer.challenge` in
+# restorer.capnp.
 
 const caveatObjectMethods :UInt8 = 0x84;
 # The only methods that may be called on what is reached through a namespace, in the form of
 # `caveatMethods` and beside what that says of them. A list of caveats has it only where it says
 # something: all its methods are in the other set if that one restricts objects, and it isn't the
-# same set then. Of a reference to an object it says nothing. Whoever puts several sets into one
-# list needs it: of `byName, read` and `byName`, `byName` is left of a namespace, and `byName, read`
-# of its objects.
+# same set then. Of a reference to an object it says nothing. It is needed where several sets are
+# put into one list: of `byName, read` and `byName`, `byName` is left of a namespace, and `byName,
+# read` of its objects.
 
 const caveatDependent :UInt8 = 0x85;
 # Without a value: no grant that is made by way of the reference survives the reference's own,

@@ -148,7 +148,7 @@ pub(crate) fn no_such_method(Method { interface, ordinal }: Method) -> Error {
 const NO_SUCH_METHOD: &str = "Method not implemented";
 
 /// Tells whether this is the text of [`no_such_method`], with or without the method's name: there
-/// is no such method, or none that is allowed. What a class says in its place is longer or shorter.
+/// is no such method, or none that is allowed. A class's own text is longer or shorter.
 pub(crate) fn is_no_such_method(said: &str) -> bool {
     let named = said.strip_prefix(NO_SUCH_METHOD).and_then(|rest| rest.strip_prefix(": "));
     let Some((name, numbers)) = named.and_then(|named| named.rsplit_once("interface 0x")) else {

@@ -6,7 +6,7 @@
 
 use capstead_client::Interface;
 
-use crate::dynamic::{NoIncoming, NoOutgoing, Root, RootBuilder, Table, parse};
+use crate::dynamic::{NoCapSink, NoCapSource, Root, RootBuilder, Table, parse};
 use crate::host;
 use crate::id::ObjectId;
 use crate::schema::counter_capnp::counter;
@@ -67,9 +67,9 @@ pub fn json(bytes: &[u8]) {
         for method in table.methods(<counter::Client as Interface>::ID) {
             let mut message = capnp::message::Builder::new_default();
             let root = RootBuilder::of(message.init_root::<capnp::any_pointer::Builder<'_>>());
-            if table.write(&method.params, &json, root, 1 << 20, &mut NoIncoming).is_ok() {
+            if table.write(&method.params, &json, root, 1 << 20, &mut NoCapSource).is_ok() {
                 let root = message.get_root_as_reader().and_then(Root::of).expect("it was written");
-                let read = table.read(&method.params, root, 8 << 20, &mut NoOutgoing);
+                let read = table.read(&method.params, root, 8 << 20, &mut NoCapSink);
                 let read = read.expect("what was JSON can be JSON");
                 assert!(parse(&read).is_ok());
             }
@@ -85,7 +85,7 @@ pub fn message(bytes: &[u8]) {
         for method in table.methods(<counter::Client as Interface>::ID) {
             for of in [&method.params, &method.results] {
                 let Ok(root) = message.get_root().and_then(Root::of) else { return };
-                if let Ok(json) = table.read(of, root, 1 << 20, &mut NoOutgoing) {
+                if let Ok(json) = table.read(of, root, 1 << 20, &mut NoCapSink) {
                     assert!(json.len() <= 1 << 20 && parse(&json).is_ok());
                 }
             }

@@ -85,6 +85,7 @@ pub use self::json::{json, read_json};
 pub(crate) use self::parts::passed_on;
 pub use self::parts::{Incoming, Outgoing};
 use self::refusal::Form;
+pub(crate) use self::refusal::OrRefusal;
 pub use self::refusal::{Refusal, refuse};
 pub(crate) use self::room::{Held, Room};
 pub use self::send::{ResponseBody, send};
@@ -126,8 +127,7 @@ pub(crate) const PEER: HeaderName = HeaderName::from_static("capstead-peer");
 
 /// The address of the gateway's client. Behind a proxy it is the one that the proxy says, if
 /// [`Server::http_proxy`](crate::Server::http_proxy) names that, and else the proxy's own. None if
-/// the request didn't come through a gateway; who calls the object by Cap'n Proto may say what they
-/// like.
+/// the request didn't come through a gateway; a caller by Cap'n Proto may set any address.
 pub fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
     peer_of(request.headers())
 }
@@ -166,7 +166,7 @@ fn hex(bytes: &[u8]) -> String {
 /// WebSocket, and one of [`Body::stream`] is written in parts.
 ///
 /// # Errors
-/// When the request is malformed, whoever asked has gone, or a body in parts was given up.
+/// When the request is malformed, the client has gone, or a body in parts was given up.
 pub async fn serve(
     params: http_service::RequestParams,
     results: http_service::RequestResults,
@@ -235,8 +235,10 @@ pub async fn serve_streaming(
 ) -> Result<()> {
     let asked = params.get()?.get_request()?;
     let mut request = read_request(asked, Incoming::new(asked, results)?)?;
-    let way =
-        Way { context: params.get()?.get_context()?, takes_whole: params.get()?.get_takes_whole() };
+    let way = ResponseWay {
+        context: params.get()?.get_context()?,
+        takes_whole: params.get()?.get_takes_whole(),
+    };
     let form = Form::wanted(request.headers());
     let is_head = request.method() == Method::HEAD;
     if is_head {
@@ -265,13 +267,13 @@ fn keep_length<B>(response: &mut Response<B>, bytes: usize) {
 }
 
 /// The way back for the answer to one request.
-struct Way {
+struct ResponseWay {
     context: client_request_context::Client,
     /// The context is a [`whole_context`], too.
     takes_whole: bool,
 }
 
-impl Way {
+impl ResponseWay {
     /// The calls are made in order and not waited for: what comes after them from this object, such
     /// as the end of the request, comes after them on the wire. They are kept until they are
     /// answered, since a receiver may drop a call that nobody waits for any more.

@@ -75,7 +75,7 @@ pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of a streamed body in one call. A body that isn't larger is passed on whole.
 pub(crate) const HTTP_PART_BYTES: usize = 64 << 10;
 
-/// Bytes of a streamed body that wait for their reader: then whoever writes waits too.
+/// Bytes of a streamed body that wait for their reader: then the writer waits too.
 pub(crate) const HTTP_WINDOW_BYTES: usize = 256 << 10;
 
 /// The time for which the gateway waits for the end of a body that began, before it passes on what

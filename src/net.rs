@@ -139,7 +139,7 @@ impl Guests {
         self.serving.peers.take(peer).inspect_err(refused).ok()
     }
 
-    /// Serves a peer once its stream is there, and drops what comes with that at the end.
+    /// Serves a peer once its stream is there, and drops at the end the values that came with it.
     pub(crate) fn serve<S, P>(
         &self,
         place: Place,

@@ -1,11 +1,13 @@
-//! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the code map, the
-//! places of methods, the sizes, the fences, the words of comments, of schemas, of headings and of
-//! errors.
+//! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the circles, the code
+//! map, the places of methods, the sizes, the fences, the words of comments, of schemas, of
+//! headings and of errors.
 //!
 //! Each rule is a function of the path and the text of one file, so that every rule has a test with
 //! a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is
 //! authoritative, and this test never repeats a line of it.
 
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/code.rs"]
 mod code;
 #[path = "tidy/fences.rs"]
@@ -77,6 +79,11 @@ fn floors_import_downward() {
 }
 
 #[test]
+fn files_of_a_folder_make_no_circle() {
+    report(circles::check(&sources()));
+}
+
+#[test]
 fn the_code_map_names_every_file() {
     let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
     report(map::check(&paths, &page()));
@@ -108,9 +115,10 @@ fn functions_are_short() {
 }
 
 #[test]
-fn doc_comments_open_with_what_a_thing_is_or_does() {
+fn sentences_open_with_their_subject_or_verb() {
     check(words::check_openings);
     check_texts("capnp", words::check_schema_openings);
+    check_texts("md", words::check_page_openings);
 }
 
 #[test]

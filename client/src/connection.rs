@@ -5,9 +5,9 @@
 //! because then its callers would never get an answer.
 
 use crate::guard::budget::Budget;
-use crate::guard::limits::{Bites, Limits};
 use crate::guard::relayed::Relayed;
-use crate::guard::{Guard, State, Watched, abort};
+use crate::guard::{Guard, GuardState, Watched, abort};
+use crate::limits::{Bites, Limits};
 use crate::reason::Reason;
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
@@ -103,7 +103,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let state = State::new(stream, limits, Arc::default());
+        let state = GuardState::new(stream, limits, Arc::default());
         Self::over(Rc::new(RefCell::new(state)), side, bootstrap)
     }
 
@@ -122,7 +122,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let state = State::new(stream, limits, bites).of_stranger(budget);
+        let state = GuardState::new(stream, limits, bites).of_stranger(budget);
         Self::over(Rc::new(RefCell::new(state)), Side::Server, Some(bootstrap))
     }
 
@@ -142,7 +142,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let state = State::new(stream, limits, Arc::default()).one_of(all.clone());
+        let state = GuardState::new(stream, limits, Arc::default()).one_of(all.clone());
         Self::over(Rc::new(RefCell::new(state)), side, bootstrap)
     }
 
@@ -154,7 +154,7 @@ impl Connection {
     }
 
     pub(crate) fn over<S>(
-        state: Rc<RefCell<State<S>>>,
+        state: Rc<RefCell<GuardState<S>>>,
         side: Side,
         bootstrap: Option<Client>,
     ) -> capnp::Result<Self>
@@ -268,7 +268,7 @@ struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     rpc: Option<RpcSystem<Side>>,
     /// Taken when the RPC system is told to end.
     disconnector: Option<Disconnector<Side>>,
-    state: Rc<RefCell<State<S>>>,
+    state: Rc<RefCell<GuardState<S>>>,
     status: Rc<Status>,
     watchdog: Watchdog,
     /// Nothing more is sent, and all callers have been told.
@@ -336,7 +336,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         let state = &self.state;
         let polled = catch_unwind(AssertUnwindSafe(|| {
             drop(Pin::new(rpc).poll(cx));
-            State::drop_answered(state);
+            GuardState::drop_answered(state);
         }));
         if polled.is_ok() {
             return;

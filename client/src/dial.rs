@@ -3,7 +3,7 @@
 //! Nothing is ever sent in the clear to another machine, no matter what an address claims.
 
 use crate::connection::Connection;
-use crate::guard::limits::Limits;
+use crate::limits::Limits;
 use crate::sturdyref::{ClusterId, is_loopback};
 use crate::tls;
 use capnp::Error;

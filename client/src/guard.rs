@@ -23,7 +23,6 @@ mod ending;
 mod exports;
 pub(crate) mod hops;
 mod kept;
-pub(crate) mod limits;
 mod made;
 mod network;
 pub(crate) mod outgoing;
@@ -40,22 +39,22 @@ mod sending;
 mod tables;
 mod watch;
 
-use crate::wire::{Incoming, Wire, lost};
-use budget::{Budget, Share};
+use crate::limits::{BURST, Bites, Limit, Limits, Rejection};
+use crate::wire::{ReceivedMessage, Wire, lost};
+use budget::{Budget, BudgetPart};
 use callers::Callers;
 use capnp::Error;
 use capnp::capability::Client;
 use capnp::private::capability::ClientHook;
 use capnp_rpc::IncomingMessage;
 use capnp_rpc::rpc_capnp::message;
-use kept::Kept;
-use limits::{BURST, Bites, Limit, Limits, Refusal};
+use kept::KeptPaths;
 pub(crate) use made::abort;
 pub(crate) use network::Guard;
 use outgoing::Replaced;
 use outlet::Outlet;
-use pipelines::{Held, Pipelines};
-use queue::{Calls, Queue};
+use pipelines::{HeldCaps, Pipelines};
+use queue::{Calls, MessageQueue};
 use receiving::Changed;
 use reflections::{Answered, Reflections};
 use relayed::{Part, Relayed};
@@ -79,30 +78,30 @@ enum Ready {
     /// A message that was changed, and is checked when its turn comes.
     Changed(Changed),
     /// The `Finish` of a call that is answered by now.
-    Finish(Incoming),
+    Finish(ReceivedMessage),
     /// The answer to a call of ours that was reflected.
     Reflected(Answered),
 }
 
 /// The state of one connection, shared by the RPC system's side and the task that drives it.
-pub(crate) struct State<S> {
+pub(crate) struct GuardState<S> {
     wire: Wire<S>,
     limits: Limits,
     bites: Arc<Bites>,
     /// This connection's share of the budget of all connections.
-    share: Share,
+    share: BudgetPart,
     /// Set until one of the peer's calls succeeds that takes a reference.
     is_stranger: bool,
     tables: Tables,
     /// Received messages that wait for a soft limit.
-    queue: Queue,
+    queue: MessageQueue,
     /// So much waits that reading has stopped for now.
     pauses: bool,
     ready: VecDeque<Ready>,
     pipelines: Pipelines,
     reflections: Reflections,
     replaced: Replaced,
-    kept: Kept,
+    kept: KeptPaths,
     /// The bytes for the peer to read, for the code that starts its calls.
     outlet: Rc<Outlet>,
     /// The callers whose calls another part of this system passes on, each with an outlet of its
@@ -128,22 +127,22 @@ pub(crate) struct State<S> {
     hurry: Option<Duration>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     pub(crate) fn new(stream: S, limits: Limits, bites: Arc<Bites>) -> Self {
         Self {
             wire: Wire::new(stream, limits.message_bytes, limits.reader_options()),
             limits,
             bites,
-            share: Share::default(),
+            share: BudgetPart::default(),
             is_stranger: false,
             tables: Tables::default(),
-            queue: Queue::default(),
+            queue: MessageQueue::default(),
             pauses: false,
             ready: VecDeque::new(),
             pipelines: Pipelines::new(),
             reflections: Reflections::default(),
             replaced: Replaced::default(),
-            kept: Kept::default(),
+            kept: KeptPaths::default(),
             outlet: Outlet::new(limits.unread_bytes),
             callers: Callers::default(),
             relayed: None,
@@ -161,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// The state for a peer that is a stranger, on a connection that shares a budget.
     pub(crate) fn of_stranger(mut self, budget: Budget) -> Self {
-        self.share = Share::of(budget);
+        self.share = BudgetPart::of(budget);
         self.is_stranger = true;
         self.wire.leave_larger(self.limits.stranger_message_bytes);
         self
@@ -256,18 +255,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Closes the stream.
     pub(crate) fn close(&mut self) {
-        self.share = Share::default();
+        self.share = BudgetPart::default();
         self.wire.close();
     }
 
     /// Forgets all that waits. Drop the returned value when nothing of the connection is borrowed.
     #[must_use]
-    pub(crate) fn forget(&mut self) -> Held {
+    pub(crate) fn forget(&mut self) -> HeldCaps {
         self.tables = Tables::default();
-        self.queue = Queue::default();
+        self.queue = MessageQueue::default();
         self.reflections = Reflections::default();
         self.replaced = Replaced::default();
-        self.kept = Kept::default();
+        self.kept = KeptPaths::default();
         self.ready.clear();
         self.outlet.close();
         self.callers.close();
@@ -312,7 +311,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 
     /// The next message whose turn it is: one of those that wait, or else one from the wire.
-    fn take_next(&mut self, cx: &mut Context) -> Poll<Result<Option<Incoming>, Refusal>> {
+    fn take_next(&mut self, cx: &mut Context) -> Poll<Result<Option<ReceivedMessage>, Rejection>> {
         loop {
             let calls = if self.soft_limit().is_some() { Calls::Wait } else { Calls::Begin };
             if let Some(waited) = self.queue.pop(calls) {
@@ -340,7 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Tells whether reading has to stop. Answers that this side waits for may come after the
     /// excess, so reading continues for them, up to a bound.
-    fn is_full(&mut self) -> Result<bool, Refusal> {
+    fn is_full(&mut self) -> Result<bool, Rejection> {
         let bytes = self.queue.bytes();
         let of_strangers =
             if self.is_stranger { self.limits.stranger_message_bytes } else { usize::MAX };
@@ -352,13 +351,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.pauses = pauses;
         if !pauses && bytes >= max.saturating_mul(BURST) {
             let reason = "too much waits while the peer has calls to answer";
-            return Refusal::over(Limit::QueuedBytes, reason);
+            return Rejection::over(Limit::QueuedBytes, reason);
         }
         Ok(pauses)
     }
 
     /// Refuses a stranger's large message, unless an open call may still show a reference.
-    fn check_left(&self) -> Result<(), Refusal> {
+    fn check_left(&self) -> Result<(), Rejection> {
         let Some(bytes) = self.wire.left().filter(|_| self.tables.open().0 == 0) else {
             return Ok(());
         };
@@ -366,7 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         let reason = format!(
             "a message of {bytes} bytes is refused; the limit is {max} before a reference was shown"
         );
-        Refusal::over(Limit::StrangerMessageBytes, reason)
+        Rejection::over(Limit::StrangerMessageBytes, reason)
     }
 
     /// The soft limit that the connection has reached, if any: calls wait then.
@@ -385,7 +384,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    fn has_to_wait(&self, incoming: &Incoming) -> Result<bool, Refusal> {
+    fn has_to_wait(&self, incoming: &ReceivedMessage) -> Result<bool, Rejection> {
         let limit = self.soft_limit();
         if limit.is_none() && self.queue.is_empty() {
             return Ok(false);
@@ -424,7 +423,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Ends the connection because of a limit on what is sent or held.
     fn bite(&mut self, limit: Limit, reason: &str) {
         if self.is_open() {
-            let error = self.refuse(Refusal::Over(limit, reason.into()));
+            let error = self.refuse(Rejection::Over(limit, reason.into()));
             self.break_with(error);
         }
     }
@@ -437,18 +436,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 
     /// Counts the reason for which a message is refused, and words it for the peer.
-    fn refuse(&mut self, refusal: Refusal) -> Error {
-        if !matches!(&refusal, Refusal::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected)
+    fn refuse(&mut self, refusal: Rejection) -> Error {
+        if !matches!(&refusal, Rejection::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected)
         {
             self.farewell = ending::Farewell::Reason;
         }
         match refusal {
-            Refusal::Over(limit, reason) => {
+            Rejection::Over(limit, reason) => {
                 self.bites.count(limit);
                 Error::disconnected(reason)
             }
-            Refusal::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected => error,
-            Refusal::Malformed(error) => {
+            Rejection::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected => error,
+            Rejection::Malformed(error) => {
                 Error::disconnected(format!("a message can't be read: {error}"))
             }
         }
@@ -460,7 +459,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 
     #[cfg(test)]
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> TableCounts {
         self.tables.counts()
     }
 }
@@ -468,7 +467,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 /// The number of entries in a connection's tables, for tests.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct TableCounts {
     pub(crate) answers: usize,
     pub(crate) held: usize,
     pub(crate) questions: usize,

@@ -1,8 +1,24 @@
 //! The names of methods, which grants and restrictions use.
 
 use crate::facet_capnp::{facet, persistent};
-use crate::sturdyref::Method;
 use capnp::Error;
+
+/// A method by its numbers in the schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Method {
+    /// The id of the interface that declares it.
+    pub interface: u64,
+    /// Its number in that interface, as in `read @2`.
+    pub ordinal: u16,
+}
+
+impl Method {
+    /// The method with this ordinal in the interface with this id.
+    #[must_use]
+    pub const fn new(interface: u64, ordinal: u16) -> Self {
+        Self { interface, ordinal }
+    }
+}
 
 /// A method: the id of its interface, its ordinal, and its name.
 type Named = (u64, u16, &'static str);

@@ -97,6 +97,7 @@ mod connection;
 mod dial;
 mod guard;
 mod interface;
+mod limits;
 mod once;
 mod reason;
 mod restore;
@@ -115,9 +116,6 @@ pub use guard::budget::Budget;
 pub use guard::callers::Receipt;
 #[doc(hidden)]
 pub use guard::hops::with_origin;
-pub use guard::limits::{
-    Bites, CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, ERROR_BYTES_MAX, Limit, Limits,
-};
 #[doc(hidden)] // for the server, which holds to the same bounds within a vat
 pub use guard::outgoing::{error_to_send, too_large, too_many_capabilities};
 #[doc(hidden)] // for the server
@@ -130,6 +128,9 @@ pub use guard::relayed::Relayed;
 pub use interface::Interface;
 #[doc(hidden)] // for the server, which finds the methods that its operator names
 pub use interface::{find, list, with_every_objects};
+pub use limits::{
+    Bites, CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, ERROR_BYTES_MAX, Limit, Limits,
+};
 pub use once::{once, request_id};
 pub use reason::Reason;
 #[doc(hidden)] // for the server

@@ -4,7 +4,7 @@
 //! nothing.
 
 /// Includes the code that `capstead_build` generated, `x_capnp.rs` as the module `x_capnp`, without
-/// the lints of whoever includes it.
+/// the lints of the including crate.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! generated {

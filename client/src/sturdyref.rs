@@ -7,6 +7,7 @@
 //! the cluster's key. No `Debug` or `Display` in here prints a secret; only methods that say so in
 //! their names do.
 
+mod bytes;
 mod caveats;
 mod codec;
 mod holder;
@@ -16,11 +17,12 @@ mod seal;
 mod text;
 mod verify;
 
-pub use caveats::Caveats;
 /// A holder's keys.
+pub use crate::interface::Method;
+pub use caveats::Caveats;
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use holder::proof_message;
-pub use methods::{Method, Methods};
+pub use methods::Methods;
 pub use refused::Refused;
 pub(crate) use text::is_loopback;
 pub use text::{TextReference, is_address};
@@ -80,7 +82,7 @@ impl PublicKey {
     fn point(&self) -> Result<VerifyingKey, Refused> {
         #[cfg(test)]
         POINTS_READ.set(POINTS_READ.get() + 1);
-        VerifyingKey::from_bytes(&self.0).map_err(|_| codec::LAYOUT)
+        VerifyingKey::from_bytes(&self.0).map_err(|_| bytes::LAYOUT)
     }
 }
 

@@ -75,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketBytes<S> {
         (self.has_ended, self.is_closing) = (true, true);
         let frame = CloseFrame { code, reason: reason.into() };
         let mut socket = Pin::new(&mut self.socket);
-        // Whoever doesn't read learns nothing.
+        // A peer that doesn't read learns nothing.
         if let Poll::Ready(Ok(())) = socket.as_mut().poll_ready(cx)
             && socket.as_mut().start_send(Message::Close(Some(frame))).is_ok()
         {

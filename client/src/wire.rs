@@ -9,7 +9,7 @@
 //! A connection at rest has no buffers: connections on the same thread pass them on to each other,
 //! and each keeps only its unread bytes.
 
-use crate::guard::limits::{Limit, Refusal};
+use crate::limits::{Limit, Rejection};
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions, ReaderSegments};
 use capnp::serialize::SegmentLengthsBuilder;
 use capnp::{Error, Word};
@@ -55,10 +55,10 @@ thread_local! {
 }
 
 /// A message as it came in.
-pub(crate) type Incoming = Reader<Segments>;
+pub(crate) type ReceivedMessage = Reader<Segments>;
 
 /// The bytes that a message takes in memory.
-pub(crate) fn cost(message: &Incoming) -> usize {
+pub(crate) fn cost(message: &ReceivedMessage) -> usize {
     message.size_in_words() * WORD + message.get_segments().len() * SEGMENT_BYTES
 }
 
@@ -197,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context,
-    ) -> Poll<Result<Option<Incoming>, Refusal>> {
+    ) -> Poll<Result<Option<ReceivedMessage>, Rejection>> {
         loop {
             if self.partial.is_none() {
                 self.partial = self.begin_message()?;
@@ -367,7 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Takes a table of segments from the input, once the whole table has arrived.
-    fn begin_message(&mut self) -> Result<Option<Partial>, Refusal> {
+    fn begin_message(&mut self) -> Result<Option<Partial>, Rejection> {
         let input = &self.input[self.start..self.end];
         let Some(count) = u32_at(input, 0) else { return Ok(None) };
         let count = count as usize + 1;
@@ -378,7 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Err(Error::disconnected(reason.into()).into());
             }
             let reason = format!("a message of {count} segments is refused");
-            return Refusal::over(Limit::MessageBytes, reason);
+            return Rejection::over(Limit::MessageBytes, reason);
         }
         let table = (count / 2 + 1) * WORD;
         if input.len() < table {
@@ -392,7 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if words > self.words_max {
             let (bytes, max) = (words * WORD, self.words_max * WORD);
             let reason = format!("a message of {bytes} bytes is refused; the limit is {max}");
-            return Refusal::over(Limit::MessageBytes, reason);
+            return Rejection::over(Limit::MessageBytes, reason);
         }
         self.left = (words > self.words_now).then_some(words * WORD);
         if self.left.is_some() {

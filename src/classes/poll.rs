@@ -15,7 +15,7 @@ const OPTION: &str = "option/";
 /// The place in which polls had the list of their options before, one on each line.
 const OPTIONS_BEFORE: &str = "options";
 
-/// Options of one poll: whoever asks for the results waits for as many counters.
+/// Options of one poll: a request for the results waits for as many counters.
 const OPTIONS_MAX: u64 = 1_000;
 
 /// A durable poll. It remembers its options; their votes are counters.

@@ -21,7 +21,7 @@ use crate::limits::HOSTS_MAX;
 use crate::net::Certificate;
 use crate::server::{CapnpOverHttp, Group, Running, Server, ServerError, TurnLimits, stderr};
 
-/// The flags of a server. Where the help names a variable, that can be set instead.
+/// The flags of a server. A variable that the help names can be set instead of its flag.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = limit::after_help())]
 pub(crate) struct Options {

@@ -7,7 +7,7 @@
 //! and back. `docs/json.md` has the mapping.
 //!
 //! Nothing here knows HTTP, makes a call, or restores a reference: capabilities pass through
-//! [`Incoming`] and [`Outgoing`], which the caller brings.
+//! [`CapSource`] and [`CapSink`], which the caller brings.
 //!
 //! Invariant: no JSON and no message makes this panic, nest the stack deeper than [`DEPTH_MAX`], or
 //! take more memory than its limit of bytes.
@@ -27,12 +27,12 @@ mod write;
 pub(crate) use error::Unfit;
 pub(crate) use parse::{Json, parse};
 pub(crate) use raw::{Root, RootBuilder};
-pub(crate) use read::{NoOutgoing, Outgoing};
+pub(crate) use read::{CapSink, NoCapSink};
 pub(crate) use shape::Shapes;
-pub(crate) use table::{Method, Table};
-pub(crate) use write::Incoming;
+pub(crate) use table::{MethodShape, Table};
+pub(crate) use write::CapSource;
 #[cfg(any(test, fuzzing))]
-pub(crate) use write::NoIncoming;
+pub(crate) use write::NoCapSource;
 
 /// Structs, groups and lists in each other, both in JSON and in messages: Cap'n Proto's own limit.
 pub(crate) const DEPTH_MAX: usize = 64;

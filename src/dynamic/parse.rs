@@ -20,7 +20,7 @@ pub(crate) enum Json<'a> {
 /// The JSON in a body.
 ///
 /// # Errors
-/// A sentence with the place. What nests deeper than serde's limit is no JSON.
+/// A sentence with the place. Values nested deeper than serde's limit aren't taken for JSON.
 pub(crate) fn parse(text: &[u8]) -> Result<Json<'_>, serde_json::Error> {
     serde_json::from_slice(text)
 }

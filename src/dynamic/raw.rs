@@ -2,7 +2,7 @@
 //!
 //! `capnp` gives out pointers, structs and lists of its layout only through traits that generated
 //! code implements, so the few types here implement them too. Its builders don't check where a
-//! field lies: whoever writes must have checked that against the size of the struct, which
+//! field lies: the writer must have checked that against the size of the struct, which
 //! [`Table`](super::Table) does once.
 
 use capnp::introspect::{Introspect, Type, TypeVariant};

@@ -17,11 +17,11 @@ use super::DEPTH_MAX;
 use super::error::Unfit;
 use super::raw::{Pointers, Root, Structs};
 use super::scalar;
-use super::table::{Field, Place, Struct, StructType, Table};
+use super::table::{Field, FieldPlace, StructLayout, StructType, Table};
 use super::types::{Brand, Type};
 
 /// Takes the capabilities of a message that becomes JSON.
-pub(crate) trait Outgoing {
+pub(crate) trait CapSink {
     /// The text for a capability, or none if it is only to be named. `path` has the names of the
     /// fields that lead to it, and nothing of lists.
     ///
@@ -35,9 +35,9 @@ pub(crate) trait Outgoing {
 }
 
 /// Has a text for none.
-pub(crate) struct NoOutgoing;
+pub(crate) struct NoCapSink;
 
-impl Outgoing for NoOutgoing {
+impl CapSink for NoCapSink {
     fn capability(&mut self, _: &[&str], _: Box<dyn ClientHook>) -> Result<Option<String>, Unfit> {
         Ok(None)
     }
@@ -54,7 +54,7 @@ impl Table {
         of: &StructType,
         root: Root<'_>,
         bytes_max: usize,
-        capabilities: &mut dyn Outgoing,
+        capabilities: &mut dyn CapSink,
     ) -> Result<Vec<u8>, Unfit> {
         let (out, path) = (Vec::new(), Vec::new());
         let mut reader = Reader { table: self, out, bytes_max, capabilities, path };
@@ -65,7 +65,7 @@ impl Table {
     /// The JSON of a pointer's default.
     pub(super) fn read_default(&self, of: &Type, root: Root<'_>) -> Result<Vec<u8>, Unfit> {
         const BYTES_MAX: usize = 1 << 20;
-        let (out, path, capabilities) = (Vec::new(), Vec::new(), &mut NoOutgoing);
+        let (out, path, capabilities) = (Vec::new(), Vec::new(), &mut NoCapSink);
         let mut reader = Reader { table: self, out, bytes_max: BYTES_MAX, capabilities, path };
         reader.pointer(of, root.0, 0)?;
         Ok(reader.out)
@@ -76,7 +76,7 @@ struct Reader<'t, 'c> {
     table: &'t Table,
     out: Vec<u8>,
     bytes_max: usize,
-    capabilities: &'c mut dyn Outgoing,
+    capabilities: &'c mut dyn CapSink,
     path: Vec<&'t str>,
 }
 
@@ -113,7 +113,7 @@ impl<'t> Reader<'t, '_> {
 
     fn fields(
         &mut self,
-        of: &'t Struct,
+        of: &'t StructLayout,
         brand: &Brand,
         data: &StructReader<'_>,
         depth: usize,
@@ -149,10 +149,10 @@ impl<'t> Reader<'t, '_> {
         depth: usize,
     ) -> Result<(), Unfit> {
         let (slot, of) = match &field.place {
-            Place::Group(id) => {
+            FieldPlace::Group(id) => {
                 return self.fields(self.table.structure(*id)?, brand, data, depth + 1);
             }
-            Place::Slot(slot) => (slot, slot.of(brand)),
+            FieldPlace::Slot(slot) => (slot, slot.of(brand)),
         };
         if of.bits().is_some() {
             return self.scalar(&of, scalar::get(data, &of, slot.offset) ^ slot.bits);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::error::Unfit;
-use super::table::{Place, Struct, StructType, Table};
+use super::table::{FieldPlace, StructLayout, StructType, Table};
 use super::types::{Brand, Type};
 
 /// Structs that are described by a name of their own; types that grow without end have no more.
@@ -64,15 +64,22 @@ impl<'t> Shapes<'t> {
         Ok(all)
     }
 
-    fn structure(&mut self, of: &Struct, brand: &Brand, depth: usize) -> Result<Value, Unfit> {
+    fn structure(
+        &mut self,
+        of: &StructLayout,
+        brand: &Brand,
+        depth: usize,
+    ) -> Result<Value, Unfit> {
         if depth >= super::DEPTH_MAX {
             return Err(Unfit::too_deep());
         }
         let mut properties = Map::new();
         for field in &of.fields {
             let mut shape = match &field.place {
-                Place::Group(id) => self.structure(self.table.structure(*id)?, brand, depth + 1)?,
-                Place::Slot(slot) => self.value(&slot.of(brand))?,
+                FieldPlace::Group(id) => {
+                    self.structure(self.table.structure(*id)?, brand, depth + 1)?
+                }
+                FieldPlace::Slot(slot) => self.value(&slot.of(brand))?,
             };
             if !field.about.is_empty() {
                 shape["description"] = field.about.as_str().into();

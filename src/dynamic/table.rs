@@ -16,14 +16,14 @@ use super::types::{Brand, Type};
 /// All that is known of a class, and of the types that its interface speaks of.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    structs: FxHashMap<u64, Struct>,
+    structs: FxHashMap<u64, StructLayout>,
     enums: FxHashMap<u64, Enum>,
     interfaces: FxHashMap<u64, Interface>,
 }
 
 /// A struct, or a group of one.
 #[derive(Debug)]
-pub(super) struct Struct {
+pub(super) struct StructLayout {
     /// Such as `Every.Inner`.
     pub(super) name: String,
     pub(super) about: String,
@@ -40,19 +40,19 @@ pub(super) struct Struct {
 pub(super) struct Field {
     pub(super) name: String,
     pub(super) about: String,
-    pub(super) place: Place,
+    pub(super) place: FieldPlace,
     /// Its number in the union of the struct, if it is of that.
     pub(super) member: Option<u16>,
 }
 
 #[derive(Debug)]
-pub(super) enum Place {
-    Slot(Slot),
+pub(super) enum FieldPlace {
+    Slot(FieldSlot),
     Group(u64),
 }
 
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct FieldSlot {
     pub(super) offset: u32,
     of: Type,
     is_open: bool,
@@ -72,7 +72,7 @@ pub(super) struct Enum {
 struct Interface {
     name: String,
     about: String,
-    methods: Vec<Method>,
+    methods: Vec<MethodShape>,
     extends: Vec<(u64, Brand)>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct StructType {
 
 /// A method of an interface.
 #[derive(Clone, Debug)]
-pub(crate) struct Method {
+pub(crate) struct MethodShape {
     /// The id of the interface that has it.
     pub(crate) interface: u64,
     pub(crate) number: u16,
@@ -96,14 +96,14 @@ pub(crate) struct Method {
     pub(crate) results: StructType,
 }
 
-impl Method {
+impl MethodShape {
     /// The name without that of the interface.
     pub(crate) fn short_name(&self) -> &str {
         self.name.rsplit_once('.').map_or(&self.name, |(_, name)| name)
     }
 }
 
-impl Slot {
+impl FieldSlot {
     /// The type of the field in a struct with these arguments.
     pub(super) fn of(&self, brand: &Brand) -> Cow<'_, Type> {
         if self.is_open { Cow::Owned(self.of.within(brand)) } else { Cow::Borrowed(&self.of) }
@@ -114,7 +114,7 @@ impl Field {
     /// True of a pointer that leads nowhere, not even to a default.
     pub(super) fn is_unset(&self, data: &capnp::private::layout::StructReader<'_>) -> bool {
         match &self.place {
-            Place::Slot(slot) if slot.of.bits().is_none() => {
+            FieldPlace::Slot(slot) if slot.of.bits().is_none() => {
                 slot.default.is_none() && data.is_pointer_field_null(slot.offset as usize)
             }
             _ => false,
@@ -122,7 +122,7 @@ impl Field {
     }
 }
 
-impl Struct {
+impl StructLayout {
     pub(super) fn field(&self, name: &str) -> Option<&Field> {
         self.by_name.get(name).map(|&at| &self.fields[at])
     }
@@ -186,7 +186,8 @@ impl Table {
                     (of.get_discriminant_count() > 0).then(|| of.get_discriminant_offset());
                 let (name, size) = (whole_name(node)?, StructSize { data, pointers });
                 let is_group = of.get_is_group();
-                let of = Struct { name, about, size, is_group, discriminant, fields, by_name };
+                let of =
+                    StructLayout { name, about, size, is_group, discriminant, fields, by_name };
                 self.structs.insert(id, of);
             }
             node::Which::Enum(of) => {
@@ -202,7 +203,7 @@ impl Table {
                 for (number, method) in of.get_methods()?.iter().enumerate() {
                     let number = number.try_into();
                     let number = number.map_err(|_| Unfit::new("it has too many methods"))?;
-                    methods.push(Method {
+                    methods.push(MethodShape {
                         interface: id,
                         number,
                         name: format!("{last}.{}", text(method.get_name()?)?),
@@ -236,11 +237,11 @@ impl Table {
                 (u64::from(offset) + 1) * u64::from(width) <= bits || width == 0
             };
             let fits = |field: &Field| match &field.place {
-                Place::Slot(slot) => match slot.of.bits() {
+                FieldPlace::Slot(slot) => match slot.of.bits() {
                     Some(width) => is_within(slot.offset, width),
                     None => slot.offset < u32::from(of.size.pointers),
                 },
-                Place::Group(id) => self.structs.get(id).is_some_and(|group| {
+                FieldPlace::Group(id) => self.structs.get(id).is_some_and(|group| {
                     group.is_group
                         && group.size.data <= of.size.data
                         && group.size.pointers <= of.size.pointers
@@ -287,7 +288,7 @@ impl Table {
 
     fn set_default(&mut self, id: u64, at: usize, default: Vec<u8>) {
         let field = self.structs.get_mut(&id).and_then(|of| of.fields.get_mut(at));
-        if let Some(Field { place: Place::Slot(slot), .. }) = field {
+        if let Some(Field { place: FieldPlace::Slot(slot), .. }) = field {
             slot.default = Some(default);
         }
     }
@@ -303,22 +304,22 @@ impl Table {
         while let Some(name) = names.next() {
             let field = at.field(name).ok_or_else(|| at.unknown(name))?;
             let slot = match &field.place {
-                Place::Group(id) => {
+                FieldPlace::Group(id) => {
                     at = self.structure(*id)?;
                     continue;
                 }
-                Place::Slot(slot) => slot,
+                FieldPlace::Slot(slot) => slot,
             };
-            match slot.of(&brand).element() {
+            match slot.of(&brand).element().clone() {
                 Type::Interface(_) | Type::Any if names.peek().is_none() => return Ok(()),
-                Type::Struct(id, inner) => (at, brand) = (self.structure(*id)?, inner.clone()),
+                Type::Struct(id, inner) => (at, brand) = (self.structure(id)?, inner),
                 _ => break,
             }
         }
         Err(Unfit::new(format!("no capability is at {path:?}")))
     }
 
-    pub(super) fn structure(&self, id: u64) -> Result<&Struct, Unfit> {
+    pub(super) fn structure(&self, id: u64) -> Result<&StructLayout, Unfit> {
         self.structs.get(&id).ok_or_else(|| absent(id))
     }
 
@@ -341,7 +342,7 @@ impl Table {
     }
 
     /// The methods of an interface, and then those that it inherits; each one once.
-    pub(crate) fn methods(&self, interface: u64) -> Vec<Method> {
+    pub(crate) fn methods(&self, interface: u64) -> Vec<MethodShape> {
         let (mut seen, mut methods) = (FxHashSet::default(), Vec::new());
         let mut next = vec![(interface, Brand::default())];
         while let Some((id, brand)) = next.pop() {
@@ -355,7 +356,7 @@ impl Table {
                     brand: of.brand.within(&brand).or(&brand),
                 };
                 let (params, results) = (within(&method.params), within(&method.results));
-                Method { params, results, ..method.clone() }
+                MethodShape { params, results, ..method.clone() }
             }));
             let above = of.extends.iter().rev();
             next.extend(above.map(|(id, inner)| (*id, inner.within(&brand))));
@@ -377,12 +378,12 @@ impl Field {
         let number = field.get_discriminant_value();
         let member = (number != field::NO_DISCRIMINANT).then_some(number);
         let place = match field.which()? {
-            field::Which::Group(group) => Place::Group(group.get_type_id()),
+            field::Which::Group(group) => FieldPlace::Group(group.get_type_id()),
             field::Which::Slot(slot) => {
                 let of = Type::of(slot.get_type()?)?;
                 let (offset, is_open) = (slot.get_offset(), of.is_open());
                 let bits = default_bits(slot.get_default_value()?)?;
-                Place::Slot(Slot { offset, of, is_open, bits, default: None })
+                FieldPlace::Slot(FieldSlot { offset, of, is_open, bits, default: None })
             }
         };
         Ok(Self { name: text(field.get_name()?)?.to_owned(), about, place, member })

@@ -83,7 +83,7 @@ impl Type {
                 scope: parameter.get_scope_id(),
                 index: usize::from(parameter.get_parameter_index()),
             },
-            // It is chosen by whoever calls, who can't say it.
+            // The caller chooses it, and can't say it.
             Which::ImplicitMethodParameter(_) => Self::Any,
         })
     }

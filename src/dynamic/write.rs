@@ -14,7 +14,7 @@ use super::error::Unfit;
 use super::parse::Json;
 use super::raw::{PointersBuilder, RootBuilder, StructsBuilder};
 use super::scalar::{self, wrong};
-use super::table::{Field, Place, Struct, StructType, Table};
+use super::table::{Field, FieldPlace, StructLayout, StructType, Table};
 use super::types::{Brand, Type};
 
 const WORD: usize = 8;
@@ -26,7 +26,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Makes capabilities of the texts in JSON.
-pub(crate) trait Incoming {
+pub(crate) trait CapSource {
     /// # Errors
     /// When there is to be no message at all.
     fn capability(&mut self, text: &str) -> Result<Box<dyn ClientHook>, Unfit>;
@@ -34,10 +34,10 @@ pub(crate) trait Incoming {
 
 /// Makes none.
 #[cfg(any(test, fuzzing))]
-pub(crate) struct NoIncoming;
+pub(crate) struct NoCapSource;
 
 #[cfg(any(test, fuzzing))]
-impl Incoming for NoIncoming {
+impl CapSource for NoCapSource {
     fn capability(&mut self, _: &str) -> Result<Box<dyn ClientHook>, Unfit> {
         Err(Unfit::new("no capability can be given here"))
     }
@@ -55,7 +55,7 @@ impl Table {
         json: &Json<'_>,
         root: RootBuilder<'_>,
         bytes_max: usize,
-        capabilities: &mut dyn Incoming,
+        capabilities: &mut dyn CapSource,
     ) -> Result<(), Unfit> {
         let mut writer = Writer { table: self, bytes_left: bytes_max, capabilities };
         writer.structure(of.id, &of.brand, json, root.0, 0)
@@ -65,7 +65,7 @@ impl Table {
 struct Writer<'t, 'c> {
     table: &'t Table,
     bytes_left: usize,
-    capabilities: &'c mut dyn Incoming,
+    capabilities: &'c mut dyn CapSource,
 }
 
 impl<'t> Writer<'t, '_> {
@@ -96,7 +96,7 @@ impl<'t> Writer<'t, '_> {
 
     fn fields(
         &mut self,
-        of: &'t Struct,
+        of: &'t StructLayout,
         brand: &Brand,
         json: &Json<'_>,
         mut data: StructBuilder<'_>,
@@ -131,10 +131,10 @@ impl<'t> Writer<'t, '_> {
         depth: usize,
     ) -> Result<(), Unfit> {
         let (slot, of) = match &field.place {
-            Place::Group(id) => {
+            FieldPlace::Group(id) => {
                 return self.fields(self.table.structure(*id)?, brand, json, data, depth + 1);
             }
-            Place::Slot(slot) => (slot, slot.of(brand)),
+            FieldPlace::Slot(slot) => (slot, slot.of(brand)),
         };
         if of.bits().is_some() {
             scalar::set(&data, &of, slot.offset, self.scalar(&of, json)? ^ slot.bits);

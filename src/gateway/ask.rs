@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::head;
 use super::limits::Taken;
 use super::socket::{Down, Line, Outbox, Surviving, Up};
-use super::upload::{End, Pump, Upload};
+use super::upload::{Upload, UploadEnd, UploadPump};
 use crate::error::{Result, failed};
 use crate::http::{
     Cut, Flow, Held, Progress, Reader, Refusal, keep, read_headers, read_response, write_request,
@@ -27,23 +27,23 @@ use crate::schema::http_capnp::{http_response, whole_context};
 use crate::schema::surviving_capnp::surviving_context;
 
 /// The reason why there is no response of the object.
-pub(super) enum Failure {
+pub(super) enum AskError {
     /// The call failed.
     Call(capnp::Error),
-    /// The object's answer is none that may be sent.
+    /// The object's answer may not be sent.
     Answer(String),
-    /// The object's answer has no room.
+    /// There is no room for the object's answer.
     NoRoom,
     /// There is no such object.
     Nothing,
-    /// The client did not send what it announced.
+    /// The client sent another number of bytes than it announced.
     Client(Refusal),
-    /// The object said nothing for too long.
+    /// The object was silent for too long.
     Late,
 }
 
 /// An object's answer that may be sent.
-pub(super) enum Outcome {
+pub(super) enum ObjectAnswer {
     Response(Response<Held>),
     /// It goes on, and so does its call.
     Begun(Response<Reader>, Promise<(), capnp::Error>),
@@ -60,14 +60,15 @@ pub(super) struct Accepted {
 }
 
 /// The object's answer, or the reason why there is none.
-type Answer = std::result::Result<Outcome, Failure>;
+type AnswerResult = std::result::Result<ObjectAnswer, AskError>;
 
 /// The same, with the request's body if that goes on.
-pub(super) type Answered = std::result::Result<(Outcome, Option<Pump>), Failure>;
+pub(super) type AnswerWithUpload =
+    std::result::Result<(ObjectAnswer, Option<UploadPump>), AskError>;
 
 /// One request on its way to an object.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct ObjectRequest<'a> {
     /// The object's own path, and the query.
     pub(super) url: &'a str,
     pub(super) head: &'a http::request::Parts,
@@ -75,20 +76,20 @@ pub(super) struct Asked<'a> {
     pub(super) is_upgrade: bool,
 }
 
-/// The object's answer, checked: whole, or the begin of one that goes on.
+/// The object's answer, checked: whole, or the beginning of one that goes on.
 pub(super) async fn ask(
     object: &http_service::Client,
-    asked: Asked<'_>,
+    asked: ObjectRequest<'_>,
     upload: Upload<&Held>,
     taken: &Taken,
-) -> Answered {
-    let Asked { url, head: request, is_upgrade } = asked;
+) -> AnswerWithUpload {
+    let ObjectRequest { url, head: request, is_upgrade } = asked;
     let outbox = is_upgrade.then(|| Outbox::new(taken));
     let answering = Answering::new(request.method.clone(), taken.body(), outbox);
     let mut call = object.request_request();
     let mut params = call.get();
     write_request(request, url, upload.size(), params.reborrow().init_request())
-        .map_err(Failure::Call)?;
+        .map_err(AskError::Call)?;
     let context: surviving_context::Client = membrane::serve(answering.clone());
     params.set_context(FromClientHook::new(context.into_client_hook()));
     params.set_takes_whole(true);
@@ -107,8 +108,8 @@ pub(super) async fn ask(
             pump = Some(streamed.pump(sent.pipeline.get_request_body()));
         }
     }
-    let progress = pump.as_ref().map(Pump::progress);
-    // Only the object is to hold the way to the answer, and the pump that of the body.
+    let progress = pump.as_ref().map(UploadPump::progress);
+    // Only the object may hold the way to the answer, and only the pump that to the body.
     drop(sent.pipeline);
     let mut late = std::pin::pin!(late(Instant::now(), progress, taken.limits.transfer));
     let mut answered = std::pin::pin!(answering.answered());
@@ -121,9 +122,9 @@ pub(super) async fn ask(
                 if !has_ended {
                     let ended = Promise::from_future(ended);
                     match &mut answer {
-                        Outcome::Socket(socket) => socket.call = ended,
-                        Outcome::Begun(_, call) => *call = ended,
-                        Outcome::Response(_) => pump = pump.map(|pump| pump.until_failed(ended)),
+                        ObjectAnswer::Socket(socket) => socket.call = ended,
+                        ObjectAnswer::Begun(_, call) => *call = ended,
+                        ObjectAnswer::Response(_) => pump = pump.map(|pump| pump.until_failed(ended)),
                     }
                 }
                 return Ok((answer, pump));
@@ -131,21 +132,21 @@ pub(super) async fn ask(
             // An object that gave up its answer says why when the call ends.
             end = &mut ended, if !has_ended => match end {
                 Ok(()) => has_ended = true,
-                Err(error) => return Err(Failure::Call(error)),
+                Err(error) => return Err(AskError::Call(error)),
             },
             () = given_up(&answering), if has_ended => {
                 let reason = "the request ended without an answer";
-                return Err(Failure::Answer(reason.to_owned()));
+                return Err(AskError::Answer(reason.to_owned()));
             }
-            end = Pump::end(&mut pump) => if let End::Client(refusal) = end {
-                return Err(Failure::Client(refusal));
+            end = UploadPump::end(&mut pump) => if let UploadEnd::Client(refusal) = end {
+                return Err(AskError::Client(refusal));
             },
-            () = &mut late => return Err(Failure::Late),
+            () = &mut late => return Err(AskError::Late),
         }
     }
 }
 
-/// Returns when nobody can give the answer any more, or the rest of it. The calls of an exclusive
+/// Returns when the answer, or the rest of it, can't come any more. The calls of an exclusive
 /// object may come after the end of the request, while they learn how to carry their chain; those
 /// of others don't.
 async fn given_up(answering: &Rc<Answering>) {
@@ -160,7 +161,7 @@ async fn given_up(answering: &Rc<Answering>) {
 }
 
 /// Returns when the object did nothing for that time: it took no part of the request's body, and
-/// the client wasn't waited for.
+/// the gateway didn't wait for the client.
 async fn late(begun: Instant, progress: Option<Rc<Cell<Option<Instant>>>>, limit: Duration) {
     loop {
         let since = progress.as_ref().map_or(Some(begun), |progress| progress.get());
@@ -195,9 +196,9 @@ struct Answering {
     method: Method,
     /// The place for the body; none once a response began.
     body: Cell<Option<Held>>,
-    /// For the frames of the socket that is asked for, if one is.
+    /// The outbox of the socket that the request asks for, if it asks for one.
     outbox: RefCell<Option<Rc<Outbox>>>,
-    answer: Cell<Option<Answer>>,
+    answer: Cell<Option<AnswerResult>>,
     is_answered: Notify,
     stage: Cell<Stage>,
 }
@@ -214,9 +215,9 @@ impl Answering {
         })
     }
 
-    /// The client gets nothing of such a response, and the class the same words as the log.
+    /// The client gets nothing of such a response; the class gets the words of the log.
     fn wrong(&self, reason: String) -> capnp::Error {
-        self.tell(Err(Failure::Answer(reason.clone())));
+        self.tell(Err(AskError::Answer(reason.clone())));
         failed(reason)
     }
 
@@ -237,39 +238,41 @@ impl Answering {
     }
 
     /// An answer that turns out to be wrong before anybody has it is replaced.
-    fn tell(&self, answer: Answer) {
+    fn tell(&self, answer: AnswerResult) {
         self.answer.set(Some(answer));
         self.is_answered.notify_one();
     }
 
-    async fn answered(&self) -> Answer {
+    async fn answered(&self) -> AnswerResult {
         let answer = loop {
             match self.answer.take() {
                 Some(answer) => break answer?,
                 None => self.is_answered.notified().await,
             }
         };
-        let Outcome::Begun(response, call) = answer else { return Ok(answer) };
+        let ObjectAnswer::Begun(response, call) = answer else { return Ok(answer) };
         let (head, reader) = response.into_parts();
         // A large body goes on as soon as there is any of it.
         let is_large = reader.size().is_some_and(|size| size > HTTP_PART_BYTES as u64);
         let least = if is_large { 0 } else { HTTP_PART_BYTES };
         let more = reader.holds_more_than(least);
-        // Nothing is decided by the outcome, but by what is there then.
+        // The state afterwards decides, and not the outcome.
         let _ = timeout(Duration::from_millis(HTTP_WHOLE_MILLIS), more).await;
         match reader.progress() {
-            Progress::Open => Ok(Outcome::Begun(Response::from_parts(head, reader), call)),
-            Progress::Whole => Ok(Outcome::Response(Response::from_parts(head, reader.take()))),
+            Progress::Open => Ok(ObjectAnswer::Begun(Response::from_parts(head, reader), call)),
+            Progress::Whole => {
+                Ok(ObjectAnswer::Response(Response::from_parts(head, reader.take())))
+            }
             // The end of the call says why.
             Progress::Cut(Cut::Left | Cut::Unread) => {
                 self.stage.set(Stage::Cut);
                 pending().await
             }
-            Progress::Cut(Cut::NoRoom) => Err(Failure::NoRoom),
-            Progress::Cut(Cut::TooLarge) => Err(Failure::Answer(format!(
+            Progress::Cut(Cut::NoRoom) => Err(AskError::NoRoom),
+            Progress::Cut(Cut::TooLarge) => Err(AskError::Answer(format!(
                 "of a response at most {HTTP_RESPONSE_BYTES_MAX} bytes may be written at once"
             ))),
-            Progress::Cut(cut) => Err(Failure::Answer(cut.error("response").extra)),
+            Progress::Cut(cut) => Err(AskError::Answer(cut.error("response").extra)),
         }
     }
 }
@@ -287,13 +290,13 @@ impl client_request_context::Server for Answering {
         let (head, size) =
             head::checked(&self.method, head, announced).map_err(|reason| self.wrong(reason))?;
         if announced == Some(0) {
-            self.tell(Ok(Outcome::Response(head.map(|()| held))));
+            self.tell(Ok(ObjectAnswer::Response(head.map(|()| held))));
             return Ok(());
         }
         let (writer, reader) = Flow::open("response", held, size, HTTP_RESPONSE_BYTES_MAX);
         results.get().set_body(membrane::serve(Rc::new(writer)));
         self.stage.set(Stage::Begun);
-        self.tell(Ok(Outcome::Begun(head.map(|()| reader), Promise::ok(()))));
+        self.tell(Ok(ObjectAnswer::Begun(head.map(|()| reader), Promise::ok(()))));
         Ok(())
     }
 
@@ -308,7 +311,7 @@ impl client_request_context::Server for Answering {
         let up = Up::Plain(params.get_up_socket()?);
         results.get().set_down_socket(membrane::serve(Rc::new(Down(outbox.clone()))));
         let call = Promise::ok(());
-        self.tell(Ok(Outcome::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
+        self.tell(Ok(ObjectAnswer::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
         Ok(())
     }
 }
@@ -330,9 +333,9 @@ impl whole_context::Server for Answering {
         let (head, _) =
             head::checked(&self.method, head, Some(size)).map_err(|reason| self.wrong(reason))?;
         let answer = if held.extend(body) {
-            Ok(Outcome::Response(head.map(|()| held)))
+            Ok(ObjectAnswer::Response(head.map(|()| held)))
         } else {
-            Err(Failure::NoRoom)
+            Err(AskError::NoRoom)
         };
         self.tell(answer);
         Ok(())
@@ -363,7 +366,7 @@ impl surviving_context::Server for Answering {
         let (surviving, down) = Surviving::new(id, up, outbox.clone());
         results.get().set_down(down);
         let (up, call) = (Up::Surviving(surviving), Promise::ok(()));
-        self.tell(Ok(Outcome::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
+        self.tell(Ok(ObjectAnswer::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
         Ok(())
     }
 }

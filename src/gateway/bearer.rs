@@ -6,55 +6,58 @@
 //! - A request with a reference that is refused, or was revoked, reaches no object.
 
 use capstead_client::sturdyref::{PayloadHash, TextReference};
-use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use zeroize::Zeroizing;
 
-use super::objects::Objects;
-use super::route::Route;
-use super::routes::{Found, Reference, To};
-use super::way::Way;
-use crate::error::{Reason, is_no_such_method, is_reference_refused};
+use super::objects::ObjectCache;
+use super::refusals::unreached;
+use super::route::{Reference, Route};
+use super::routes::{RowMatch, To};
+use super::way::RequestWay;
+use crate::error::is_reference_refused;
 use crate::http::{Refusal, refuse};
 
-/// The begin of the protocol by which a WebSocket shows a reference: browsers let no page set other
-/// headers of a handshake.
+/// The beginning of the protocol by which a WebSocket shows a reference: browsers let no page set
+/// other headers of a handshake.
 pub(super) const PROTOCOL: &str = "capstead.bearer.";
 
 /// The part of a reference before the one that stands in a protocol, where marks like `/` can't be.
-/// Nobody goes to the address: the reference is restored here.
+/// The address isn't used: the reference is restored here.
 const BEFORE: &str = "capstead://localhost:1/#";
 
 /// The way of a request, and the reference that it shows, if the way asks for one.
-pub(super) struct Shown<'a> {
-    pub(super) way: Way<'a>,
+pub(super) struct ShownReference<'a> {
+    pub(super) way: RequestWay<'a>,
     pub(super) reference: Option<PayloadHash>,
     /// It was shown as a protocol, so that one of the others has to be answered.
     pub(super) is_protocol: bool,
 }
 
-/// Finds the object of a request that goes such a way. Others go theirs.
+/// Finds the object of a request that goes such a way; other requests keep theirs.
 ///
 /// # Errors
 /// The answer to a request that shows no reference, or none that is good.
 pub(super) async fn find<'a>(
-    objects: &Objects,
-    way: Way<'a>,
+    objects: &ObjectCache,
+    way: RequestWay<'a>,
     headers: &mut HeaderMap,
     is_upgrade: bool,
-) -> Result<Shown<'a>, Refusal> {
+) -> Result<ShownReference<'a>, Refusal> {
     match way {
-        Way::Row(Found { terms, to: To::Object { is_json, route } }) if terms.needs_bearer => {
+        RequestWay::Row(RowMatch { terms, to: To::Object { is_json, route } })
+            if terms.needs_bearer =>
+        {
             let (text, is_protocol) = take(headers, is_upgrade)?;
-            // Most of what is none never gets to a host.
+            // Most texts that aren't references never get to a host.
             let parsed = TextReference::parse(&text).map_err(|_| refused())?;
             let route = Route::held(route.class, Reference::new(&text), route.url);
             objects.restore(&route).await.map_err(unrestored)?;
-            let way = Way::Row(Found { terms, to: To::Object { is_json, route } });
+            let way = RequestWay::Row(RowMatch { terms, to: To::Object { is_json, route } });
             let reference = Some(parsed.reference().payload_hash());
-            Ok(Shown { way, reference, is_protocol })
+            Ok(ShownReference { way, reference, is_protocol })
         }
-        way => Ok(Shown { way, reference: None, is_protocol: false }),
+        way => Ok(ShownReference { way, reference: None, is_protocol: false }),
     }
 }
 
@@ -123,38 +126,7 @@ fn refused() -> Refusal {
     refuse(StatusCode::UNAUTHORIZED, reason)
 }
 
-/// The answer when a reference isn't restored. Why it is refused is for its giver to know.
+/// The answer when a reference isn't restored. Only its giver may learn the reason.
 fn unrestored(error: capnp::Error) -> Refusal {
     if is_reference_refused(&error) { refused() } else { unreached(error) }
-}
-
-/// The answer when a reference isn't restored, and may be as good as before: another one would be
-/// in vain, too.
-pub(super) fn unreached(error: capnp::Error) -> Refusal {
-    match Reason::of(&error) {
-        Some(Reason::ImportUnfinished | Reason::Damaged) => {
-            Refusal::of(StatusCode::SERVICE_UNAVAILABLE, &error)
-        }
-        _ => super::http::refusal(error),
-    }
-}
-
-/// The answer in place of the one that a request without a reference would get.
-pub(super) fn judged(refusal: Refusal) -> Refusal {
-    match refusal.reason() {
-        Some(Reason::Revoked | Reason::Expired) => refusal.with_status(StatusCode::UNAUTHORIZED),
-        _ if refusal.status() == StatusCode::NOT_IMPLEMENTED
-            && is_no_such_method(refusal.said()) =>
-        {
-            refusal.with_status(StatusCode::FORBIDDEN).saying("The reference doesn't allow this: ")
-        }
-        _ => refusal,
-    }
-}
-
-/// Says in a refusal by which scheme a client gets in.
-pub(super) fn say_scheme<B>(refused: &mut Response<B>) {
-    if refused.status() == StatusCode::UNAUTHORIZED {
-        refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
 }

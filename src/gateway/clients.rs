@@ -19,7 +19,7 @@ use crate::net::one_client;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Headers by which proxies say what a client told them. From others they mean nothing.
+/// Headers by which proxies pass on what a client told them. From others they mean nothing.
 const OF_PROXIES: [HeaderName; 6] = [
     http::header::FORWARDED,
     X_FORWARDED_FOR,
@@ -64,7 +64,7 @@ impl Proxies {
             return peer;
         }
         // Each proxy appends the address that it saw, so the last one that isn't a proxy is the
-        // client's. What stands before it the client may have made up.
+        // client's. The client may have made up those before it.
         let mut client = peer;
         let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
         for said in lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(',')) {
@@ -92,12 +92,12 @@ type Limiter = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>;
 pub(super) struct Rate {
     /// None without a bound.
     limiter: Option<Limiter>,
-    /// Those who have been quiet are forgotten when there are so many clients.
+    /// With more clients than this, the quiet ones are forgotten.
     forget_at: Cell<usize>,
 }
 
 impl Rate {
-    /// Clients of which none is forgotten.
+    /// The number of clients up to which none is forgotten.
     const REMEMBERED: usize = 10_000;
 
     pub(super) fn new(per_second: Option<NonZeroU32>) -> Self {

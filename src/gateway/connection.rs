@@ -2,7 +2,7 @@
 //! several requests at once.
 //!
 //! HTTP/1 has one request at a time, and its limits are those of the stream: [`Paced`] and the time
-//! for a head. HTTP/2 has many, of which none may stay for longer for the others' sake.
+//! for a head. HTTP/2 has many, and each is held to its own time.
 //!
 //! Invariant: a request that isn't alone on its connection has a place of its own, as another
 //! connection would.
@@ -43,8 +43,8 @@ const HEAD_BYTES_MAX: u32 = 16 << 10;
 const STREAM_WINDOW_BYTES: u32 = 32 << 10;
 /// As [`STREAM_WINDOW_BYTES`], of all requests of a connection: some that stall stop no others.
 const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
-/// Requests that a client may take back beside as many as were answered. A browser takes some back;
-/// a flood of such requests is an attack (CVE-2023-44487).
+/// Requests that a client may take back beside as many as were answered. Browsers take some back; a
+/// flood of such requests is an attack (CVE-2023-44487).
 const TAKEN_BACK_MAX: u32 = 100;
 
 /// The silence after which a client of HTTP/2 is asked whether it is there.
@@ -53,14 +53,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// The time between two looks at an HTTP/2 connection.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Bytes of a response that are given at once: those that were given are no longer watched alone.
+/// Bytes of a response that are given at once: the pace of given bytes is watched only together.
 const PART_BYTES: usize = 16 << 10;
 
 /// The reason of an end that takes nothing from the client.
 const IDLE: &str = "no further request came";
 
 /// The requests of a connection.
-pub(super) struct Requests {
+pub(super) struct OpenRequests {
     taken: Rc<Taken>,
     peer: IpAddr,
     /// Tells whether any has come.
@@ -72,10 +72,10 @@ pub(super) struct Requests {
     taken_back: Cell<u32>,
     /// Cancelled when too many were taken back.
     flooded: CancellationToken,
-    /// For each response that waits for its client to take what it was given: until when.
+    /// The deadline of each response that waits for its client to take the given bytes.
     due: RefCell<Slab<Option<Instant>>>,
-    /// Responses of which everything was given, and not everything taken. Each holds the requests
-    /// too: none may be added once the connection has ended.
+    /// Responses that were given whole and aren't taken whole yet. Each holds the requests too:
+    /// none may be added once the connection has ended.
     lingering: RefCell<Vec<Lingering>>,
     has_ended: Cell<bool>,
 }
@@ -88,7 +88,7 @@ struct Lingering {
     _underway: Underway,
 }
 
-impl Requests {
+impl OpenRequests {
     pub(super) fn new(taken: Rc<Taken>, peer: IpAddr) -> Rc<Self> {
         Rc::new(Self {
             taken,
@@ -172,26 +172,26 @@ enum Beside {
     /// It is alone, and the connection has a place.
     Nothing,
     Placed(#[expect(dead_code, reason = "held until the request is over")] Place),
-    /// There is none.
+    /// There is no place.
     Full,
 }
 
 /// One request, until it is answered or was taken back.
 struct Underway {
-    requests: Rc<Requests>,
+    requests: Rc<OpenRequests>,
     place: Beside,
     is_answered: bool,
 }
 
 impl Underway {
     /// The body of its response, which a client with many requests must take at the pace.
-    fn answer<B>(mut self, body: B) -> Watched<B> {
+    fn answer<B>(mut self, body: B) -> WatchedBody<B> {
         self.is_answered = true;
         let requests = &self.requests;
         requests.answered.set(requests.answered.get().saturating_add(1));
         let key = requests.is_multiplexed.get().then(|| requests.due.borrow_mut().insert(None));
         let (rest, unsent) = (Bytes::new(), Arc::default());
-        Watched { body, underway: Some(self), key, rest, unsent }
+        WatchedBody { body, underway: Some(self), key, rest, unsent }
     }
 }
 
@@ -206,9 +206,9 @@ impl Drop for Underway {
     }
 }
 
-/// A body whose client is watched, where there are many: it has to take each part in time, before
-/// the next is given and after the last one was.
-pub(super) struct Watched<B> {
+/// A body of a connection with many requests, whose client is watched: it has to take each part in
+/// time before it gets the next one, and the last part too.
+pub(super) struct WatchedBody<B> {
     body: B,
     /// Gone at the end.
     underway: Option<Underway>,
@@ -230,7 +230,7 @@ impl AsRef<[u8]> for Unsent {
     }
 }
 
-impl<B> Watched<B> {
+impl<B> WatchedBody<B> {
     fn set_due(&self, due: Option<Instant>) {
         if let (Some(key), Some(underway)) = (self.key, &self.underway) {
             underway.requests.due.borrow_mut()[key] = due;
@@ -248,7 +248,7 @@ impl<B> Watched<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for WatchedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -278,12 +278,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // What is here of a body whose size is known has been counted.
+        // Of a body of known size, the bytes that are here have been counted.
         if self.rest.is_empty() { self.body.size_hint() } else { SizeHint::default() }
     }
 }
 
-impl<B> Drop for Watched<B> {
+impl<B> Drop for WatchedBody<B> {
     fn drop(&mut self) {
         let (Some(key), Some(underway)) = (self.key, self.underway.take()) else { return };
         let requests = underway.requests.clone();
@@ -313,7 +313,7 @@ fn protocols(limits: &HttpLimits) -> Builder<Here> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(BUFFER_BYTES_MAX)
-        // Who has said all may close that side, and still wants to hear.
+        // A client that has said all may close its side, and still wants to hear.
         .half_close(true);
     builder
         .http2()
@@ -329,7 +329,7 @@ fn protocols(limits: &HttpLimits) -> Builder<Here> {
 }
 
 /// Forgets what a connection still had on its way when it ends.
-struct Forget(Rc<Requests>);
+struct Forget(Rc<OpenRequests>);
 
 impl Drop for Forget {
     fn drop(&mut self) {
@@ -341,10 +341,10 @@ impl Drop for Forget {
 }
 
 /// Serves a connection until it ends, or until `ending`: then the requests under way are answered.
-/// `answer` answers each, and `full` those for which there is no place.
+/// `answer` answers each, and `full` answers those without a place.
 pub(super) async fn serve<S, A, B>(
     stream: S,
-    requests: Rc<Requests>,
+    requests: Rc<OpenRequests>,
     ending: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> A + Clone + 'static,
     full: fn(&HeaderMap) -> Response<B>,
@@ -399,12 +399,13 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// The library bounds only those that are taken back before they come here.
+    /// The library bounds only requests that are taken back before they come here.
     #[tokio::test]
     async fn a_client_that_takes_back_most_requests_is_cut_and_one_that_takes_some_is_not() {
         let taken = Taken::new(HttpLimits::default(), Arc::<Metrics>::default());
         let peer = IpAddr::from([127, 0, 0, 1]);
-        let (patient, flooding) = (Requests::new(taken.clone(), peer), Requests::new(taken, peer));
+        let (patient, flooding) =
+            (OpenRequests::new(taken.clone(), peer), OpenRequests::new(taken, peer));
         for _ in 0..10 * TAKEN_BACK_MAX {
             drop(patient.begin(Version::HTTP_2).answer(Empty::<Bytes>::new()));
             drop(patient.begin(Version::HTTP_2));

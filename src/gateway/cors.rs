@@ -1,8 +1,9 @@
-//! Pages of origins that `--http-origin` lets in: browsers ask for them first, and keep every
-//! answer from them that doesn't say they may read it (CORS).
+//! Pages of origins that `--http-origin` lets in: browsers ask for them first, and hide every
+//! answer from them that doesn't allow them to read it (CORS).
 //!
 //! Invariants:
-//! - An origin that was not given is never named, and neither is `*`: it would let in every page.
+//! - An origin that was not given is never named, and neither is `*`, which would let in every
+//!   page.
 //! - Nothing here lets a request in; the door does.
 
 use http::header::{
@@ -26,7 +27,7 @@ pub(super) fn is_preflight(request: &http::request::Parts) -> bool {
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The answer for a page that may do what it wants: that very method, with those very headers.
+/// The answer to a page that was let in: it may use that very method, with those very headers.
 pub(super) fn preflight(asked: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -44,8 +45,9 @@ pub(super) fn preflight(asked: &HeaderMap) -> Response<Body> {
     response
 }
 
-/// Lets the page of that origin read an answer, in place of whatever a class says of pages. Without
-/// one the answer only says that it may differ by origin, so that no cache gives it to such a page.
+/// Lets the page of that origin read an answer, in place of the class's own headers for that.
+/// Without one the answer only says that it may differ by origin, so that no cache gives it to such
+/// a page.
 pub(super) fn let_read(answer: &mut HeaderMap, origin: Option<HeaderValue>) {
     let vary = answer.get_all(VARY).iter().filter_map(|value| value.to_str().ok());
     let mut names = vary.flat_map(|value| value.split(',')).map(str::trim);

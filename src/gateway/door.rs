@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::http::{Refusal, refuse};
 
-/// Methods by which nothing is changed: those of HTTP/1.1. Of further ones no class has heard.
+/// The safe methods of HTTP/1.1. No class knows of further ones.
 const SAFE: [Method; 4] = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -33,7 +33,7 @@ pub(crate) struct Door {
 /// Tells whether a connection came to an address that only this machine reaches, as each may where
 /// all addresses are listened to.
 pub(crate) fn is_from_here(stream: &TcpStream) -> bool {
-    // One whose address can't be asked for is gone; more is checked for it, not less.
+    // A connection without an address is gone; it gets more checks, not fewer.
     stream.local_addr().map_or(true, |address| is_loopback(address.ip()))
 }
 
@@ -52,9 +52,9 @@ impl Door {
         })
     }
 
-    /// Checks that the request may come in at all, by a connection that is from here or not; pages
-    /// of `origins` may, beside those that were given for all paths. Browsers let every page open
-    /// WebSockets, and read them, wherever it is from.
+    /// Checks that the request may come in at all, by a connection from this machine or from
+    /// elsewhere. Pages of `origins` may, beside those that were given for all paths. Browsers let
+    /// every page open WebSockets and read them, also to other origins.
     pub(super) fn admit(
         &self,
         is_from_here: bool,
@@ -84,7 +84,7 @@ impl Door {
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
-        // At other addresses anybody can reach it anyway, and its names are not known here unless
+        // At other addresses everybody can reach it anyway, and its names are unknown here unless
         // they are given.
         let is_checked = is_from_here || !self.hosts.is_empty();
         let mut named = headers.get_all(HOST).iter();
@@ -144,7 +144,7 @@ impl Door {
             .then_some(origin)
     }
 
-    /// Programs other than browsers say nothing of origins.
+    /// Programs other than browsers name no origin.
     fn is_of_this_origin(&self, request: &http::request::Parts, origins: &[String]) -> bool {
         let headers = &request.headers;
         if self.known_origin(headers, origins).is_some() {
@@ -160,7 +160,7 @@ impl Door {
             return sites.all(|site| site == "same-origin" || site == "none");
         }
         let Some(origin) = origin else { return true };
-        // Older browsers say only the origin, which is then that of this host.
+        // Older browsers name only the origin, which is then that of this host.
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let page = origin.split_once("://").map(|(_, page)| page);
         page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
@@ -185,8 +185,8 @@ fn name(authority: &Authority) -> String {
     authority.host().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// An origin as browsers write it, in lower case and without the port that its scheme has anyway.
-/// Any other text would let nobody in.
+/// An origin as browsers write it, in lower case and without the port that its scheme has anyway. A
+/// text of any other form would let nobody in.
 pub(super) fn origin(text: &str) -> Result<String, String> {
     let wrong = |what: &str| {
         let like = "give one origin, like https://app.example or http://localhost:3000";
@@ -240,7 +240,7 @@ fn canonical(host: &str) -> Option<String> {
     if !host.bytes().all(is_good) || labels.clone().any(str::is_empty) {
         return None;
     }
-    // What ends in a number is an address for browsers.
+    // To browsers a name that ends in a number is an address.
     let last = labels.next_back()?;
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
     if is_number && host.parse::<Ipv4Addr>().is_err() {
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn what_is_no_origin_and_no_host_is_refused_at_the_start() {
         let origins = ["", "null", "*", "app.example", "ftp://a", "https://a/b", "https://"];
-        // These were taken, and no browser ever writes them.
+        // These were accepted once, and no browser ever writes them.
         let unheard = [
             "https://*",
             "https://*.example",

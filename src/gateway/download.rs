@@ -1,8 +1,7 @@
 //! Bodies of responses, as hyper takes them.
 //!
 //! Invariant: a streamed body ends without an error only where the object ended it, after as many
-//! bytes as it announced.
-//! Invariant: it is cut off when the right ends by which it was asked for.
+//! bytes as it announced. Invariant: it is cut off when the right of its request ends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -32,7 +31,7 @@ impl StreamedBody {
         Self { reader, call: Some(call) }
     }
 
-    /// The error of a call whose right has ended. Others end the body themselves.
+    /// The error of a call whose right has ended; other calls end the body themselves.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Option<capnp::Error> {
         let Poll::Ready(ended) = self.call.as_mut()?.poll_unpin(cx) else { return None };
         self.call = None;

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::routes::Routes;
 use super::{bearer, parse_routes, socket};
 
-/// A file that a request finds its way in when its own is none.
+/// The file for a request whose own bytes are no file of routes.
 const FILE: &str = r#"
 [[route]]
 path = "/visits/{page}/{id:secret}/*"

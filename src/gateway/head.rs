@@ -1,5 +1,5 @@
-//! Heads of requests and responses: what of them concerns one connection only, and what a class may
-//! say.
+//! Heads of requests and responses: the parts that concern one connection only, and those that a
+//! class may set.
 //!
 //! Invariant: nothing that a class says decides where its response ends; hyper writes that, from
 //! the body.
@@ -23,7 +23,7 @@ pub(super) fn as_http1(head: &mut http::request::Parts) {
     // A cookie each, so that those which stay the same are sent as a number (RFC 9113, 8.2.3).
     let cookies: Vec<_> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if cookies.len() > 1 {
-        // What is put between them has a place in a value, as they had.
+        // The separator is a byte that a value may have, as theirs are.
         if let Ok(all) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
             head.headers.insert(COOKIE, all);
         }
@@ -42,7 +42,7 @@ impl Peer {
         Self { address, value: peer_value(address.ip().to_canonical()) }
     }
 
-    /// Says from which address a request comes, in place of what the client says of that.
+    /// Sets the address from which a request comes, in place of the client's own word.
     pub(super) fn say(&self, headers: &mut HeaderMap, client: IpAddr) {
         let is_its_own = client == self.address.ip().to_canonical();
         let value = if is_its_own { self.value.clone() } else { peer_value(client) };
@@ -65,7 +65,7 @@ pub(super) fn not_text(headers: &HeaderMap) -> Option<&HeaderName> {
 /// as that is known now.
 ///
 /// # Errors
-/// A sentence, when a class said what can't be: the client must not see any of it.
+/// A sentence, when the class's head is impossible: the client must not see any of it.
 pub(super) fn checked(
     asked: &Method,
     mut head: Response<()>,

@@ -1,13 +1,9 @@
 //! Serves HTTP and turns each request into one call of `HttpService`, and those that ask for a
 //! WebSocket into a task for its frames.
 
-use std::cell::OnceCell;
-use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
 
-use ::capnp::capability::{FromClientHook, Promise};
+use ::capnp::capability::Promise;
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -17,81 +13,35 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ask::{Accepted, Answered, Asked, Failure, Outcome, ask};
+use super::ask::{Accepted, AskError, ObjectAnswer, ObjectRequest};
 use super::bearer;
-use super::capnp::{self, CapnpDoor};
+use super::capnp::{self, Visitor};
 use super::clients::Proxies;
-use super::connection::{self, Requests};
+use super::connection::{self, OpenRequests};
 use super::cors;
 use super::door::{Door, is_from_here};
 use super::download::{Download, StreamedBody};
 use super::encrypted;
 use super::head::{self, Peer};
-use super::json::JsonCalls;
+use super::holdings::Gateway;
 use super::limits::{HttpLimits, Taken};
 use super::link;
-use super::objects::{Given, Objects};
 use super::paced::Paced;
+use super::refusals::{check_name, late, nothing, own, refusal};
 use super::route::Route;
-use super::routes::{Found, Routes, To};
-use super::socket::{self, Again, Pump as SocketPump};
+use super::routes::{RowMatch, To};
+use super::socket::{self, Pump};
 use super::upload::Upload;
-use super::way::Way;
-use crate::error::{Result, failed, is_not_begun, is_revoked};
-use crate::http::{Body, Held, Reader, Refusal, refuse};
-use crate::limits::NAME_BYTES_MAX;
-use crate::metrics::Metrics;
-use crate::net::{Guests, Place};
-use crate::schema::restorer_capnp::restorer;
+use super::way::RequestWay;
+use crate::http::{Held, OrRefusal, Reader, Refusal, refuse};
+use crate::net::Place;
 
-/// The answer to a client for whom there is no place.
+/// The answer to a client without a place.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
     content-length: 47\r\nconnection: close\r\n\r\nThere are too many connections: try again later";
 
-/// A gateway with the namespaces that it serves.
-pub(crate) struct Gateway {
-    pub(super) objects: Objects,
-    pub(super) routes: Routes,
-    /// Empty where no methods are called in JSON.
-    pub(super) json: OnceCell<JsonCalls>,
-    /// Empty where no Cap'n Proto is spoken.
-    pub(super) capnp: OnceCell<CapnpDoor>,
-    metrics: Arc<Metrics>,
-}
-
 impl Gateway {
-    pub(crate) fn new(
-        namespaces: impl IntoIterator<Item = (String, Given)>,
-        restorer: restorer::Client,
-        routes: Routes,
-        metrics: Arc<Metrics>,
-    ) -> Rc<Self> {
-        let objects = Objects::new(namespaces.into_iter(), restorer);
-        let (json, capnp) = (OnceCell::new(), OnceCell::new());
-        Rc::new(Self { objects, routes, json, capnp, metrics })
-    }
-
-    /// Lets any method be called in JSON from now on, with references that `restorer` restores.
-    pub(crate) fn serve_json(&self, restorer: restorer::Client) {
-        // A second time changes nothing.
-        let _ = self.json.set(JsonCalls::new(restorer));
-    }
-
-    /// Lets peers speak Cap'n Proto over WebSockets from now on: where rows of the table say so,
-    /// and at `/capnp` if `is_at_path`.
-    pub(crate) fn serve_capnp(&self, guests: Guests, is_at_path: bool) {
-        // A second time changes nothing.
-        let _ = self.capnp.set(CapnpDoor { guests, is_at_path });
-    }
-
-    /// A link broke by which some of its capabilities came: all are asked for anew when they are
-    /// needed.
-    pub(crate) fn forget_all(&self) {
-        self.objects.forget_all();
-        self.json.get().into_iter().for_each(JsonCalls::forget);
-    }
-
     /// Serves connections until `stop` resolves; then requests under way are answered, and it ends.
     pub(crate) async fn serve(
         self: Rc<Self>,
@@ -129,57 +79,9 @@ impl Gateway {
         open.close();
         open.wait().await;
     }
-
-    /// Reaches the object of a route anew, though what it was reached by broke.
-    fn again(self: &Rc<Self>, route: &Route<'_>) -> Again {
-        let (gateway, route) = (self.clone(), route.to_owned());
-        Box::new(move || {
-            let route = route.borrow();
-            gateway.objects.forget(&route);
-            gateway.objects.forget_broken(route.class);
-            let object = gateway.objects.get(&route)?;
-            let object = object.ok_or_else(|| failed("there is no such class"))?;
-            Ok(FromClientHook::new(object.into_client_hook()))
-        })
-    }
-
-    async fn ask(
-        &self,
-        route: &Route<'_>,
-        asked: Asked<'_>,
-        upload: Upload<Held>,
-        taken: &Taken,
-    ) -> Result<Answered> {
-        // It was there before the body came, and no class goes.
-        let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
-        let whole;
-        let (upload, again) = match upload {
-            Upload::Whole(body) => {
-                whole = body;
-                (Upload::Whole(&whole), Some(&whole))
-            }
-            // Bytes that have left are not here to be sent again.
-            Upload::Streamed(streamed) => (Upload::Streamed(streamed), None),
-        };
-        let answer = ask(&object, asked, upload, taken).await;
-        match &answer {
-            Err(Failure::Call(error)) if error.kind == ::capnp::ErrorKind::Disconnected => {
-                self.objects.forget(route);
-            }
-            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_revoked(route),
-            _ => return Ok(answer),
-        }
-        let Some(body) = again.filter(|_| has_not_begun(&answer)) else { return Ok(answer) };
-        match self.objects.get(route)? {
-            // An object's end between two requests is no concern of the next one. A call that began
-            // is never made twice, not even to read: it may be what ended the object.
-            Some(fresh) => Ok(ask(&fresh, asked, Upload::Whole(body), taken).await),
-            None => Ok(answer),
-        }
-    }
 }
 
-/// The ways in, and who may take them.
+/// The ways in, and the clients that may take them.
 pub(crate) struct Entrance {
     pub(crate) door: Door,
     pub(crate) proxies: Proxies,
@@ -199,7 +101,7 @@ struct Served {
 }
 
 /// The other end of one connection.
-pub(super) struct Client {
+struct Client {
     served: Rc<Served>,
     peer: Peer,
     /// True if it came to an address that only this machine reaches.
@@ -209,25 +111,18 @@ pub(super) struct Client {
 }
 
 /// A response, and what it leads to.
-pub(super) type Answer = std::result::Result<Response<Download>, Refusal>;
+type GatewayAnswer = OrRefusal<Response<Download>>;
 
 impl Client {
-    pub(super) fn peer(&self) -> IpAddr {
-        self.peer.address.ip()
-    }
-
-    pub(super) fn place(&self) -> Rc<Place> {
-        self.place.clone()
-    }
-
-    /// The way in for those who speak Cap'n Proto.
-    pub(super) fn guests(&self) -> Option<&Guests> {
-        self.served.gateway.capnp.get().map(|door| &door.guests)
-    }
-
-    /// The time for a handshake.
-    pub(super) fn head_time(&self) -> Duration {
-        self.served.taken.limits.head
+    /// The client as the door for Cap'n Proto sees it.
+    fn visitor(&self) -> Visitor<'_> {
+        let Served { gateway, taken, .. } = &*self.served;
+        Visitor {
+            guests: gateway.capnp.get().map(|door| &door.guests),
+            peer: self.peer.address.ip(),
+            place: self.place.clone(),
+            head_time: taken.limits.head,
+        }
     }
 
     async fn connection(self, stream: TcpStream) {
@@ -241,13 +136,15 @@ impl Client {
         };
         match shaken {
             Ok(stream) => self.speak(stream).await,
-            Err(error) => tracing::debug!(peer = %self.peer(), %error, "no TLS with a client"),
+            Err(error) => {
+                tracing::debug!(peer = %self.peer.address.ip(), %error, "no TLS with a client")
+            }
         }
     }
 
     async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let Served { taken, ending, .. } = &*self.served;
-        let requests = Requests::new(taken.clone(), self.peer());
+        let requests = OpenRequests::new(taken.clone(), self.peer.address.ip());
         let (ending, client) = (ending.clone(), Rc::new(self));
         let answer = move |request| {
             let client = client.clone();
@@ -261,10 +158,10 @@ impl Client {
         gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
         head::as_http1(&mut parts);
-        let address = proxies.client(self.peer(), &mut parts.headers);
+        let address = proxies.client(self.peer.address.ip(), &mut parts.headers);
         self.peer.say(&mut parts.headers, address);
         let uri = parts.uri.clone();
-        let way = Way::of(gateway, &uri, &parts.headers);
+        let way = RequestWay::of(gateway, &uri, &parts.headers);
         let (origins, manner) = (way.origins(), way.manner());
         let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
@@ -297,48 +194,51 @@ impl Client {
 
     async fn respond(
         &self,
-        way: Way<'_>,
+        way: RequestWay<'_>,
         parts: &mut http::request::Parts,
         body: Incoming,
-    ) -> Answer {
+    ) -> GatewayAnswer {
         let Served { gateway, taken, .. } = &*self.served;
         let most = way.body_bytes_max();
         let terms = way.terms();
         let shown = bearer::find(&gateway.objects, way, &mut parts.headers, false).await?;
         terms.map_or(Ok(()), |terms| taken.shares.admit(terms, shown.reference))?;
         let route = match shown.way {
-            Way::Json(calls, path) => {
+            RequestWay::Json(calls, path) => {
                 let answer = gateway.answer_json(calls, path, parts, body, taken).await;
                 return Ok(answer.map(Download::from));
             }
-            Way::Row(Found { to: To::Object { is_json: true, route }, .. }) => {
+            RequestWay::Row(RowMatch { to: To::Object { is_json: true, route }, .. }) => {
                 let answer = gateway.answer_route(&route, parts, (body, most), taken).await?;
                 return Ok(answer.map(Download::from));
             }
-            Way::Row(Found { to: To::Link(to), .. }) => {
+            RequestWay::Row(RowMatch { to: To::Link(to), .. }) => {
                 return Ok(link::page(to).map(Download::from));
             }
-            Way::Row(Found { to: To::Object { route, .. }, .. }) | Way::Class(route) => route,
-            Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => return Err(capnp::no_upgrade()),
-            Way::Nowhere => return Err(nothing()),
+            RequestWay::Row(RowMatch { to: To::Object { route, .. }, .. })
+            | RequestWay::Class(route) => route,
+            RequestWay::Row(RowMatch { to: To::Capnp, .. }) | RequestWay::Capnp => {
+                return Err(capnp::no_upgrade());
+            }
+            RequestWay::Nowhere => return Err(nothing()),
         };
         self.let_see(&route, parts)?;
         let upload = Upload::begin((body, most), &parts.headers, taken).await?;
-        let asked = Asked { url: &route.url, head: parts, is_upgrade: false };
+        let asked = ObjectRequest { url: &route.url, head: parts, is_upgrade: false };
         match self.ask(&route, asked, upload).await? {
-            Outcome::Response(response) => Ok(response.map(whole)),
-            Outcome::Begun(response, call) => Ok(going(response, call)),
-            Outcome::Socket(_) => Err(unsendable(&route, "it accepts what was not asked for")),
+            ObjectAnswer::Response(response) => Ok(response.map(whole)),
+            ObjectAnswer::Begun(response, call) => Ok(going(response, call)),
+            ObjectAnswer::Socket(_) => Err(unsendable(&route, "it accepts what was not asked for")),
         }
     }
 
     /// An object that accepts no socket gives an ordinary response.
     async fn open_socket(
         &self,
-        way: Way<'_>,
+        way: RequestWay<'_>,
         parts: &mut http::request::Parts,
         body: Incoming,
-    ) -> Answer {
+    ) -> GatewayAnswer {
         let Served { gateway, taken, open, ending, .. } = &*self.served;
         let terms = way.terms();
         let shown = bearer::find(&gateway.objects, way, &mut parts.headers, true).await?;
@@ -351,11 +251,11 @@ impl Client {
         };
         let offered = parts.headers.clone();
         let route = match shown.way {
-            Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => {
-                return capnp::open(self, parts, &body, share);
+            RequestWay::Row(RowMatch { to: To::Capnp, .. }) | RequestWay::Capnp => {
+                return capnp::open(self.visitor(), parts, &body, share);
             }
-            Way::Row(Found { to: To::Object { is_json: false, route }, .. })
-            | Way::Class(route) => route,
+            RequestWay::Row(RowMatch { to: To::Object { is_json: false, route }, .. })
+            | RequestWay::Class(route) => route,
             _ => return Err(nothing()),
         };
         self.let_see(&route, parts)?;
@@ -366,12 +266,12 @@ impl Client {
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
         };
         socket::hide(&mut parts.headers);
-        let asked = Asked { url: &route.url, head: parts, is_upgrade: true };
+        let asked = ObjectRequest { url: &route.url, head: parts, is_upgrade: true };
         let no_body = Upload::Whole(taken.body());
         let socket = match self.ask(&route, asked, no_body).await? {
-            Outcome::Response(response) => return Ok(response.map(whole)),
-            Outcome::Begun(response, call) => return Ok(going(response, call)),
-            Outcome::Socket(socket) => socket,
+            ObjectAnswer::Response(response) => return Ok(response.map(whole)),
+            ObjectAnswer::Begun(response, call) => return Ok(going(response, call)),
+            ObjectAnswer::Socket(socket) => socket,
         };
         let Accepted { mut headers, up, outbox, call } = socket;
         if shown.is_protocol {
@@ -382,18 +282,14 @@ impl Client {
         }
         let head = socket::response(&offered, accepts, headers);
         let head = head.map_err(|reason| unsendable(&route, &reason))?;
-        let pump = SocketPump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
+        let pump = Pump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
         let places = (self.place.clone(), share);
         open.spawn_local(pump.run(upgrade, places));
         Ok(head.map(|()| Download::Whole(Bytes::new())))
     }
 
     /// Makes the head of a request as its object may see it, if there can be one.
-    fn let_see(
-        &self,
-        route: &Route<'_>,
-        parts: &mut http::request::Parts,
-    ) -> std::result::Result<(), Refusal> {
+    fn let_see(&self, route: &Route<'_>, parts: &mut http::request::Parts) -> OrRefusal<()> {
         check_name(route)?;
         crate::http::strip(&mut parts.headers);
         if let Some(name) = head::not_text(&parts.headers) {
@@ -409,9 +305,9 @@ impl Client {
     async fn ask(
         &self,
         route: &Route<'_>,
-        asked: Asked<'_>,
+        asked: ObjectRequest<'_>,
         upload: Upload<Held>,
-    ) -> std::result::Result<Outcome, Refusal> {
+    ) -> OrRefusal<ObjectAnswer> {
         let Served { gateway, taken, open, .. } = &*self.served;
         let failure = match gateway.ask(route, asked, upload, taken).await.map_err(refusal)? {
             Ok((outcome, pump)) => {
@@ -424,51 +320,24 @@ impl Client {
             Err(failure) => failure,
         };
         Err(match failure {
-            Failure::Nothing => nothing(),
-            Failure::Call(error) => refusal(error),
-            Failure::NoRoom => {
+            AskError::Nothing => nothing(),
+            AskError::Call(error) => refusal(error),
+            AskError::NoRoom => {
                 let reason = "There is no room for another response: try again later.\n";
                 refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
             }
-            Failure::Answer(reason) => unsendable(route, &reason),
-            Failure::Client(refusal) => refusal,
-            Failure::Late => late(),
+            AskError::Answer(reason) => unsendable(route, &reason),
+            AskError::Client(refusal) => refusal,
+            AskError::Late => late(),
         })
     }
 }
 
-/// The client gets nothing of what a class said that can't be.
+/// The client gets nothing of an impossible head.
 fn unsendable(route: &Route<'_>, reason: &str) -> Refusal {
     tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
     let reason = "The object's response can't be sent; the server's log says why.\n";
     refuse(StatusCode::INTERNAL_SERVER_ERROR, reason)
-}
-
-pub(super) fn check_name(route: &Route<'_>) -> std::result::Result<(), Refusal> {
-    if route.name.len() <= NAME_BYTES_MAX {
-        return Ok(());
-    }
-    let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
-    Err(refuse(StatusCode::URI_TOO_LONG, reason))
-}
-
-/// No class can say the first two: these are the server's.
-pub(super) fn refusal(error: ::capnp::Error) -> Refusal {
-    if is_revoked(&error) {
-        return Refusal::of(StatusCode::FORBIDDEN, &error);
-    }
-    if is_not_begun(&error) {
-        return Refusal::of(StatusCode::SERVICE_UNAVAILABLE, &error);
-    }
-    error.into()
-}
-
-pub(super) fn nothing() -> Refusal {
-    refuse(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
-}
-
-pub(super) fn late() -> Refusal {
-    refuse(StatusCode::GATEWAY_TIMEOUT, "The object did not answer in time.\n")
 }
 
 fn going(response: Response<Reader>, call: Promise<(), ::capnp::Error>) -> Response<Download> {
@@ -479,18 +348,9 @@ fn whole(body: Held) -> Download {
     Download::Whole(Bytes::from_owner(body))
 }
 
-/// A response of the gateway's own, which is small.
-pub(super) fn own(response: Response<Body>) -> Response<Bytes> {
-    response.map(|body| Bytes::from(body.into_bytes()))
-}
-
 /// The answer to a request beside others of its connection, for which there is no place.
 fn full(asked: &HeaderMap) -> Response<Download> {
     let reason = "There are too many requests at once: try again later.\n";
     let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
     own(refusal.response(asked)).map(Download::from)
-}
-
-fn has_not_begun(answer: &Answered) -> bool {
-    matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }

@@ -7,58 +7,35 @@
 //!
 //! Invariants:
 //! - A request reaches the methods of the class's interface, and none of those that every object
-//!   answers beside that: nobody who only reaches the port gets a reference that outlives that,
-//!   unless the class hands out a capability that may be saved.
+//!   answers beside that: a client that only reaches the port gets no lasting reference, unless the
+//!   class hands out a capability that may be saved.
 //! - An answer never says that a call happened, or didn't, when that isn't known.
 
 mod call;
-mod class;
 mod outcome;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use hyper::body::{Bytes, Incoming};
 
-use self::call::{Asked, Params};
-use self::class::Class;
+use self::call::{CallOptions, JsonCall};
 use self::outcome::{HAPPENED, NOT, refusal_of};
-use super::http::{Gateway, check_name, nothing, own};
+use super::classes::{JsonCalls, JsonClass};
+use super::holdings::Gateway;
 use super::limits::Taken;
+use super::refusals::{check_name, nothing, own};
 use super::route::{Route, route};
 use super::upload::read_body;
 use crate::dynamic::parse;
 use crate::error::{Reason, is_revoked};
-use crate::http::{Held, Refusal, is_json, refuse};
+use crate::http::{Held, OrRefusal, Refusal, is_json, refuse};
 use crate::limits::HTTP_BODY_BYTES_MAX;
-use crate::schema::restorer_capnp::restorer;
-
-type Answer<T> = std::result::Result<T, Refusal>;
-
-/// The things that calls need beside the objects.
-pub(super) struct JsonCalls {
-    restorer: restorer::Client,
-    /// By the lower-case name of the class.
-    classes: RefCell<HashMap<String, Rc<Class>>>,
-}
-
-impl JsonCalls {
-    pub(super) fn new(restorer: restorer::Client) -> Self {
-        Self { restorer, classes: RefCell::default() }
-    }
-
-    /// The hosts may serve other versions of the classes from now on.
-    pub(super) fn forget(&self) {
-        drop(self.classes.take());
-    }
-}
 
 impl Gateway {
-    /// The path behind `/json`, if the request is for it. A class of that name has all its paths,
-    /// and so has a table of routes that is all that there is.
+    /// The path behind `/json`, if the request is for it. A class of that name keeps all its paths,
+    /// and so does a table of routes beside which nothing is reached.
     pub(super) fn json_path<'a>(&self, path: &'a str) -> Option<(&JsonCalls, &'a str)> {
         let rest = path.strip_prefix("/json").filter(|rest| rest.starts_with('/'))?;
         if self.routes.are_all() {
@@ -68,7 +45,7 @@ impl Gateway {
         Some((calls, rest))
     }
 
-    /// The answer to a request for a path behind `/json`: JSON, whatever happens.
+    /// The answer to a request for a path behind `/json`: always JSON.
     pub(super) async fn answer_json(
         &self,
         calls: &JsonCalls,
@@ -96,7 +73,7 @@ impl Gateway {
         parts: &http::request::Parts,
         body: (Incoming, Option<usize>),
         taken: &Taken,
-    ) -> Answer<Response<Bytes>> {
+    ) -> OrRefusal<Response<Bytes>> {
         let calls = self.json.get().ok_or_else(nothing)?;
         self.answer_call(calls, route, parts, body, taken).await
     }
@@ -108,13 +85,13 @@ impl Gateway {
         parts: &http::request::Parts,
         (body, body_bytes_max): (Incoming, Option<usize>),
         taken: &Taken,
-    ) -> Answer<Response<Bytes>> {
+    ) -> OrRefusal<Response<Bytes>> {
         let not = |refusal: Refusal| refusal.with_outcome(NOT);
         check_name(route).map_err(not)?;
         let class = self.class(calls, route.class).await.map_err(not)?;
         let (name, query) = route.url.split_once('?').unwrap_or((&route.url, ""));
         let method = class.method(name.trim_start_matches('/')).map_err(not)?;
-        let asked = Asked::of(parts, query).map_err(not)?;
+        let asked = CallOptions::of(parts, query).map_err(not)?;
         asked.check(&class.table, method).map_err(not)?;
         let kind = parts.headers.get(CONTENT_TYPE);
         if !kind.is_none_or(is_json) {
@@ -127,7 +104,7 @@ impl Gateway {
         let json = parse(text).map_err(|error| {
             not(refuse(StatusCode::BAD_REQUEST, format!("The body isn't JSON: {error}.\n")))
         })?;
-        let params = Params { calls, class: &class, method, json: &json };
+        let params = JsonCall { calls, class: &class, method, json: &json };
         let results = self.call(route, &params, &asked, taken).await?;
         let mut held = taken.body();
         if !held.extend(&results) {
@@ -138,7 +115,7 @@ impl Gateway {
     }
 
     /// The description of a class, as OpenAPI.
-    async fn describe(&self, calls: &JsonCalls, path: &str) -> Answer<Response<Bytes>> {
+    async fn describe(&self, calls: &JsonCalls, path: &str) -> OrRefusal<Response<Bytes>> {
         let path = path.split('?').next().unwrap_or_default();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let name = match parts[..] {
@@ -155,8 +132,8 @@ impl Gateway {
         Ok(response)
     }
 
-    /// The class that is called so, in whatever case.
-    async fn class(&self, calls: &JsonCalls, name: &str) -> Answer<Rc<Class>> {
+    /// The class of that name, in any case.
+    async fn class(&self, calls: &JsonCalls, name: &str) -> OrRefusal<Rc<JsonClass>> {
         let key = name.to_lowercase();
         if let Some(class) = calls.classes.borrow().get(&key) {
             return Ok(class.clone());
@@ -166,7 +143,7 @@ impl Gateway {
             return Err(refuse(StatusCode::NOT_FOUND, format!("There is no class {name}.\n")));
         };
         let described = namespace.describe_request().send().promise.await;
-        let class = match described.and_then(|described| Class::of(described.get()?)) {
+        let class = match described.and_then(|described| JsonClass::of(described.get()?)) {
             Ok(class) => Rc::new(class),
             Err(error) => {
                 if error.kind == capnp::ErrorKind::Disconnected || is_revoked(&error) {
@@ -189,7 +166,7 @@ fn no_method(allowed: &'static str) -> Refusal {
     refuse(StatusCode::METHOD_NOT_ALLOWED, reason).allow(allowed)
 }
 
-/// The answer to a request that isn't answered as it was asked: JSON, too.
+/// The answer to a request that is refused: JSON too.
 pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
     // Until these are forgotten, it may take a day.
     let is_soon = refusal.reason() != Some(Reason::TooManyRequestIds);

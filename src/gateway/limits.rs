@@ -1,6 +1,6 @@
 //! Bounds of what HTTP clients take of a server: connections, time and memory.
 //!
-//! Invariant: nobody holds a place, or bytes of the server, for longer than the pace allows.
+//! Invariant: no client holds a place, or bytes of the server, for longer than the pace allows.
 //! Invariant: bodies count from their first byte here until the last one has left.
 
 use std::net::IpAddr;
@@ -44,8 +44,8 @@ pub struct HttpLimits {
     pub bytes_per_second: usize,
     /// Bytes of request bodies, and of responses that nobody has taken yet, which the gateway holds
     /// all together. Bodies of up to 64 KiB are let in beyond it: each connection that is counted
-    /// has one at a time. What waits for the clients of WebSockets counts here too, and so do the
-    /// messages that they have begun.
+    /// has one at a time. Messages that wait for clients of WebSockets count here too, and so do
+    /// those that the clients have begun.
     pub body_bytes: usize,
     /// The largest message of a WebSocket's client.
     pub socket_message_bytes: usize,
@@ -107,7 +107,7 @@ pub(super) struct Taken {
     pub(super) shares: Rc<RouteShares>,
     peers: Rc<Peers>,
     room: Arc<Room>,
-    /// For those who go on with a large body.
+    /// The turn of those that go on with a large body.
     turns: Semaphore,
 }
 
@@ -127,8 +127,8 @@ impl Taken {
         self.peers.take(peer).inspect_err(refused).ok()
     }
 
-    /// Returns when this one may go on, while others have their turn. Who waits isn't looked at
-    /// meanwhile, so that everybody else waits for a few of them and not for all.
+    /// Returns when this one may go on, while others have their turn. Those that wait aren't polled
+    /// meanwhile, so that all others wait for a few and not for all.
     pub(super) async fn turn(&self) {
         let _turn = self.hold_turn().await;
         tokio::task::yield_now().await;
@@ -136,7 +136,7 @@ impl Taken {
 
     /// The same turn, until it is dropped.
     pub(super) async fn hold_turn(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed, and so there is one.
+        // It is never closed, so there always is one.
         self.turns.acquire().await.ok()
     }
 

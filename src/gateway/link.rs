@@ -1,5 +1,5 @@
-//! The page of capability links: `/link#capstead://…`. Browsers send nothing of what stands behind
-//! the `#`, so that no server, proxy or log has it; the page's script shows it as a bearer.
+//! The page of capability links: `/link#capstead://…`. Browsers never send the part behind the `#`,
+//! so that no server, proxy or log has it; the page's script shows it as a bearer.
 //!
 //! Invariant: the page runs this one script, loads nothing, and tells no other server of itself.
 

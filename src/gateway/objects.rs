@@ -1,9 +1,8 @@
-//! The objects that requests have asked for lately: a capability that is held need not be asked
-//! for.
+//! The objects that requests have asked for lately: a held capability need not be asked for.
 //!
 //! Invariants:
-//! - After [`Objects::forget_all`] nothing is used that was got before.
-//! - A capability that couldn't be got is asked for again, whatever the reason was.
+//! - After [`ObjectCache::forget_all`] no capability is used that came before it.
+//! - A capability that didn't come is asked for again, for whatever reason.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,24 +19,24 @@ use crate::schema::http_capnp::http_service;
 use crate::schema::restorer_capnp::{namespace, restorer};
 
 /// The restore of a namespace.
-pub(crate) type Restoring = RemotePromise<restorer::restore_results::Owned>;
+pub(crate) type NamespaceRestore = RemotePromise<restorer::restore_results::Owned>;
 
 /// Holding a capability keeps no object awake, so a few too many do no harm.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// A class as a gateway was given it.
+/// A class as the gateway was given it.
 pub(crate) struct Given {
-    /// As it got it at first; none if its grant was revoked before.
+    /// The namespace that it got at first; none if the grant was revoked before.
     pub(crate) namespace: Option<namespace::Client>,
     /// Restores its reference again.
-    pub(crate) again: Box<dyn Fn() -> Result<Restoring>>,
+    pub(crate) again: Box<dyn Fn() -> Result<NamespaceRestore>>,
 }
 
 /// One that is used.
 struct Held {
-    /// None while nobody has asked for it since it was forgotten.
+    /// None from when it is forgotten until it is asked for.
     namespace: Rc<RefCell<Option<namespace::Client>>>,
-    again: Box<dyn Fn() -> Result<Restoring>>,
+    again: Box<dyn Fn() -> Result<NamespaceRestore>>,
 }
 
 impl Held {
@@ -46,7 +45,7 @@ impl Held {
             return Ok(namespace.clone());
         }
         // The answer isn't waited for.
-        let Restoring { promise, pipeline } = (self.again)()?;
+        let NamespaceRestore { promise, pipeline } = (self.again)()?;
         let namespace: namespace::Client = FromClientHook::new(pipeline.get_cap().as_cap());
         self.namespace.replace(Some(namespace.clone()));
         let (held, failed) = (self.namespace.clone(), namespace.clone());
@@ -58,15 +57,15 @@ impl Held {
     }
 }
 
-/// Those that were got lately, by the part of the path that names the object.
-type Known = LruCache<Box<str>, http_service::Client>;
+/// The latest ones, by the part of the path that names the object.
+type LatestObjects = LruCache<Box<str>, http_service::Client>;
 
 /// Forgets what was promised if it doesn't come: otherwise it would fail for ever.
 fn unless_got<T>(promised: Promise<Response<T>, capnp::Error>, forget: impl FnOnce() + 'static)
 where
     T: capnp::traits::Owned + 'static,
 {
-    // It ends with the answer, or the link by which that would come.
+    // It ends with the answer, or with the link of the answer.
     tokio::task::spawn_local(async move {
         if promised.await.is_err() {
             forget();
@@ -79,15 +78,15 @@ fn is_same<C: FromClientHook>(one: &C, other: &C) -> bool {
     one.as_client_hook().get_ptr() == other.as_client_hook().get_ptr()
 }
 
-/// The namespaces of a gateway, and capabilities that they gave, or that references stand for.
-pub(super) struct Objects {
+/// The namespaces of a gateway, and the capabilities of their objects and of references.
+pub(super) struct ObjectCache {
     restorer: restorer::Client,
     /// By the lower-case name of the class.
     namespaces: HashMap<String, Held>,
-    known: Rc<RefCell<Known>>,
+    known: Rc<RefCell<LatestObjects>>,
 }
 
-impl Objects {
+impl ObjectCache {
     pub(super) fn new(
         namespaces: impl Iterator<Item = (String, Given)>,
         restorer: restorer::Client,
@@ -135,7 +134,7 @@ impl Objects {
     {
         let object: http_service::Client = FromClientHook::new(object);
         let path: Box<str> = (*route.object).into();
-        // The drop of the one that makes room may call back.
+        // Dropping the one that makes room may call back.
         let dropped = self.known.borrow_mut().push(path.clone(), object.clone());
         drop(dropped);
         let (known, failed) = (self.known.clone(), object.clone());
@@ -192,14 +191,14 @@ impl Objects {
         self.forget_broken(class);
     }
 
-    /// The namespace of a class may have broken, and what it gave may work on.
+    /// The namespace of a class may have broken, while its objects may work on.
     pub(super) fn forget_broken(&self, class: &str) {
         let held = self.namespaces.get(&class.to_lowercase());
         let dropped = held.and_then(|held| held.namespace.take());
         drop(dropped);
     }
 
-    /// A capability broke, which it stays for ever: the next request gets another.
+    /// A capability broke, for good: the next request gets another one.
     pub(super) fn forget(&self, route: &Route<'_>) {
         let dropped = self.known.borrow_mut().pop(&*route.object);
         drop(dropped);
@@ -227,7 +226,7 @@ impl Objects {
 mod tests {
     use std::cell::Cell;
 
-    use super::super::routes::Reference;
+    use super::super::route::Reference;
     use super::*;
     use crate::error::{Reason, conflict};
     use crate::schema::restorer_capnp::restorer as schema;
@@ -244,7 +243,7 @@ mod tests {
             _: schema::RestoreParams,
             mut results: schema::RestoreResults,
         ) -> Result<()> {
-            // Those who ask have the promise before the answer.
+            // Callers have the promise before the answer.
             tokio::task::yield_now().await;
             if let Some(left) = self.failures.get().checked_sub(1) {
                 self.failures.set(left);
@@ -256,7 +255,7 @@ mod tests {
         }
     }
 
-    /// Is there: its one method says so by the error that it gives.
+    /// Exists: the error of its one method says so.
     struct Answers;
 
     impl http_service::Server for Answers {
@@ -287,10 +286,10 @@ mod tests {
     }
 
     /// The reason for which a call of the object fails.
-    async fn reason(objects: &Objects, route: &Route<'_>) -> Option<Reason> {
+    async fn reason(objects: &ObjectCache, route: &Route<'_>) -> Option<Reason> {
         let object = objects.get(route).unwrap().expect("there is such a class");
         let called = object.request_request().send().promise.await;
-        // What waits for the same answer gets it, too.
+        // All that wait for the same answer get it, too.
         tokio::task::yield_now().await;
         Reason::of(&called.err().expect("no request succeeds"))
     }
@@ -301,7 +300,7 @@ mod tests {
         let runtime = tokio::runtime::LocalRuntime::new().unwrap();
         runtime.block_on(async {
             for word in [Reason::ImportUnfinished, Reason::Damaged, Reason::LowSpace] {
-                let objects = Objects::new([].into_iter(), later(&word.error("for now")));
+                let objects = ObjectCache::new([].into_iter(), later(&word.error("for now")));
                 let route = Route::held("Counter", Reference::new("capstead:x"), "/".into());
                 assert_eq!(reason(&objects, &route).await, Some(word));
                 for _ in 0..2 {
@@ -317,7 +316,7 @@ mod tests {
         let runtime = tokio::runtime::LocalRuntime::new().unwrap();
         runtime.block_on(async {
             let error = Reason::ImportUnfinished.error("for now");
-            let objects = Objects::new([].into_iter(), later(&error));
+            let objects = ObjectCache::new([].into_iter(), later(&error));
             let route = Route::held("Counter", Reference::new("capstead:x"), "/".into());
             let failing = objects.get(&route).unwrap().unwrap();
             objects.forget(&route);
@@ -343,7 +342,7 @@ mod tests {
                 Ok(restorer.restore_request().send())
             });
             let given = [("Counter".to_owned(), Given { namespace: None, again: again as _ })];
-            let objects = Objects::new(given.into_iter(), later(&error));
+            let objects = ObjectCache::new(given.into_iter(), later(&error));
             let route = super::super::route::route("/counter/x/").expect("it is one");
             assert_eq!(reason(&objects, &route).await, Some(Reason::LowSpace));
             for _ in 0..2 {

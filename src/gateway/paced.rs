@@ -42,14 +42,14 @@ impl Paced {
         Self { stream, limits, metrics, behind: None, ended: None }
     }
 
-    /// The first bytes that are here, which stay for the next who reads.
+    /// The first bytes that are here; they stay for the next reader.
     pub(super) async fn peek(&self, to: &mut [u8]) -> io::Result<usize> {
         self.stream.peek(to).await
     }
 
-    /// Says a few last words, for which nothing waits.
+    /// Sends a few last bytes, without waiting for them.
     pub(super) fn say(&self, words: &[u8]) {
-        // A client that takes none is not told.
+        // A client that takes no bytes is not told.
         let _ = self.stream.try_write(words);
     }
 

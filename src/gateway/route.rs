@@ -6,8 +6,28 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
-use super::routes::Reference;
+/// The text of a sturdyref, which nothing prints.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Reference(Zeroizing<String>);
+
+impl Reference {
+    pub(super) fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
+    }
+
+    /// The secret itself.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reference(..)")
+    }
+}
 
 /// The meaning of a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,20 +49,20 @@ pub(super) struct Route<'a> {
 impl<'a> Route<'a> {
     /// The object to which a reference leads.
     pub(super) fn held(class: &'a str, reference: Reference, url: Cow<'a, str>) -> Self {
-        // No path begins so, and nothing here keeps the secret longer than need be.
+        // No path begins so, and nothing here keeps the secret longer than necessary.
         let hash = Sha256::digest(reference.expose());
         let object = Cow::Owned(format!("\n{}", STANDARD_NO_PAD.encode(hash)));
         Self { object, class, name: Cow::Borrowed(""), url, reference: Some(reference) }
     }
 
-    /// Itself, to be kept.
+    /// The route itself, to be kept.
     pub(super) fn to_owned(&self) -> OwnedRoute {
         let Route { object, class, name, reference, .. } = self;
         let (object, class) = (object.clone().into_owned(), (*class).to_owned());
         OwnedRoute { object, class, name: name.clone().into_owned(), reference: reference.clone() }
     }
 
-    /// To an object that is still to be named.
+    /// A route to an object that has no name yet.
     pub(super) fn unnamed(class: &'a str, url: Cow<'a, str>) -> Self {
         let nothing = Cow::Borrowed("");
         Self { object: nothing.clone(), class, name: nothing, url, reference: None }
@@ -65,7 +85,7 @@ impl OwnedRoute {
     }
 }
 
-/// `None`: no object can be meant.
+/// `None`: it can't mean an object.
 pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
     let path_end = path_and_query.find('?').unwrap_or(path_and_query.len());
     let (path, query) = path_and_query.split_at(path_end);

@@ -1,5 +1,5 @@
 //! The share that each reference has of a route: its requests and its open WebSockets, wherever
-//! they come from. Where no reference is shown, everybody together has one share.
+//! they come from. All requests that show no reference have one share together.
 //!
 //! Invariant: a reference that isn't good has no share, and takes none of another one's.
 
@@ -15,15 +15,15 @@ use governor::clock::{Clock, DefaultClock};
 use http::StatusCode;
 use lru::LruCache;
 
-use super::routes::Terms;
+use super::routes::RowTerms;
 use crate::http::{Refusal, refuse};
 use crate::metrics::Metrics;
 
-/// RouteShares whose last requests are remembered. The one that was quiet the longest is forgotten
-/// first, and may then send as much as one that is new.
+/// Shares whose last requests are remembered. The one that was quiet the longest is forgotten
+/// first, and may then send as much as a new one.
 const REMEMBERED_MAX: usize = 16_384;
 
-/// The time after which somebody with too many WebSockets may try again: one may have ended.
+/// The time after which a client with too many WebSockets may try again: one may have ended.
 const SOCKET_WAIT: Duration = Duration::from_secs(5);
 
 /// A row of the table, and the reference that was shown, however it was narrowed.
@@ -46,7 +46,11 @@ impl RouteShares {
     ///
     /// # Errors
     /// The answer to one that comes too soon.
-    pub(super) fn admit(&self, terms: &Terms, shown: Option<PayloadHash>) -> Result<(), Refusal> {
+    pub(super) fn admit(
+        &self,
+        terms: &RowTerms,
+        shown: Option<PayloadHash>,
+    ) -> Result<(), Refusal> {
         let Some(quota) = terms.quota else { return Ok(()) };
         let mut rates = self.rates.borrow_mut();
         let rate =
@@ -68,7 +72,7 @@ impl RouteShares {
     /// The answer when there are too many.
     pub(super) fn open(
         self: &Rc<Self>,
-        terms: &Terms,
+        terms: &RowTerms,
         shown: Option<PayloadHash>,
     ) -> Result<Option<SocketShare>, Refusal> {
         let Some(most) = terms.sockets else { return Ok(None) };
@@ -116,10 +120,10 @@ mod tests {
 
     use super::*;
 
-    fn terms(number: usize) -> Terms {
+    fn terms(number: usize) -> RowTerms {
         let most = NonZeroU32::new(2);
         let quota = most.map(Quota::per_second);
-        Terms { quota, sockets: most, number, ..Terms::default() }
+        RowTerms { quota, sockets: most, number, ..RowTerms::default() }
     }
 
     fn shown(number: u32) -> PayloadHash {
@@ -144,7 +148,7 @@ mod tests {
         }
         assert!(shares.sockets.borrow().is_empty(), "the sockets that were there are closed");
         assert_eq!(shares.metrics.http_route_shares_refused_total.get(), 8);
-        assert!((0..1000).all(|_| shares.admit(&Terms::default(), None).is_ok()));
+        assert!((0..1000).all(|_| shares.admit(&RowTerms::default(), None).is_ok()));
     }
 
     #[test]

@@ -24,22 +24,22 @@ use super::route::Route;
 pub(crate) use file::parse;
 use row::Leads;
 pub(crate) use row::Row;
-pub(super) use row::{Reference, Terms, To};
+pub(super) use row::{RowTerms, To};
 
 /// All rows, of which the first that fits counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Routes {
     rows: Vec<Row>,
-    /// In lower case: classes that nothing else leads to.
+    /// The classes, in lower case, that are reached by rows alone.
     only: Vec<String>,
-    /// No other way leads to anything.
+    /// Nothing is reached by another way.
     are_all: bool,
 }
 
-/// The row that takes a request, and where it leads that.
+/// The row that takes a request, and the place to which it leads.
 #[derive(Debug)]
-pub(super) struct Found<'a> {
-    pub(super) terms: &'a Terms,
+pub(super) struct RowMatch<'a> {
+    pub(super) terms: &'a RowTerms,
     pub(super) to: To<'a>,
 }
 
@@ -83,14 +83,14 @@ impl Routes {
         &'a self,
         host: impl Fn() -> Option<String>,
         path_and_query: &'a str,
-    ) -> Option<Found<'a>> {
+    ) -> Option<RowMatch<'a>> {
         let path_end = path_and_query.find('?').unwrap_or(path_and_query.len());
         let (path, query) = path_and_query.split_at(path_end);
         let named = std::cell::LazyCell::new(host);
         self.rows.iter().find_map(|row| {
             let is_for = row.pattern.host.is_none() || row.pattern.host == *named;
             let to = is_for.then(|| row.take(path, query))??;
-            Some(Found { terms: &row.terms, to })
+            Some(RowMatch { terms: &row.terms, to })
         })
     }
 

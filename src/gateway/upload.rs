@@ -20,7 +20,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::limits::Taken;
-use crate::http::{Held, Refusal, keep, refuse, write};
+use crate::http::{Held, OrRefusal, Refusal, keep, refuse, write};
 use crate::limits::{HTTP_PART_BYTES, HTTP_WHOLE_MILLIS};
 use crate::schema::http_capnp::byte_stream;
 
@@ -28,8 +28,6 @@ use crate::schema::http_capnp::byte_stream;
 /// once would keep everybody else waiting for as long as all of them take. A larger body waits for
 /// its turn before its first bytes, too.
 const IN_A_ROW_BYTES: usize = 32 << 10;
-
-type Answer<T> = std::result::Result<T, Refusal>;
 
 /// The body of one request.
 pub(super) enum Upload<W> {
@@ -42,12 +40,12 @@ impl Upload<Held> {
     /// has a limit of its own.
     ///
     /// # Errors
-    /// When the client doesn't send it as it should, or there is no room.
+    /// When the client breaks off, or there is no room.
     pub(super) async fn begin(
         (body, most): (Incoming, Option<usize>),
         asked: &HeaderMap,
         taken: &Rc<Taken>,
-    ) -> Answer<Self> {
+    ) -> OrRefusal<Self> {
         let (size, most) = (body.size_hint().exact(), most.unwrap_or(usize::MAX));
         if body.size_hint().lower() > most as u64 {
             return Err(too_large(most));
@@ -59,7 +57,7 @@ impl Upload<Held> {
         let mut source = Source { body, next: None, waited: Duration::ZERO, read: 0, most };
         let mut begun = taken.body();
         if size.is_none() && !waits {
-            // Whatever came is in `begun`, also if more of it doesn't come in time.
+            // The bytes that came are in `begun`, also if no more come in time.
             let soon = Duration::from_millis(HTTP_WHOLE_MILLIS);
             if let Ok(ended) = timeout(soon, source.read_small(&mut begun)).await
                 && ended?
@@ -105,8 +103,8 @@ struct Source {
 }
 
 impl Source {
-    /// Reads until the end, which it tells, or until there is more than is small.
-    async fn read_small(&mut self, to: &mut Held) -> Answer<bool> {
+    /// Reads until the end, or until the body is no longer small; tells whether that was the end.
+    async fn read_small(&mut self, to: &mut Held) -> OrRefusal<bool> {
         while let Some(bytes) = self.bytes().await? {
             if !self.take(bytes, to)? {
                 return Ok(false);
@@ -116,7 +114,7 @@ impl Source {
     }
 
     /// Adds what fits into one part; false if that isn't all.
-    fn take(&mut self, mut bytes: Bytes, to: &mut Held) -> Answer<bool> {
+    fn take(&mut self, mut bytes: Bytes, to: &mut Held) -> OrRefusal<bool> {
         let more = bytes.len().min(HTTP_PART_BYTES - to.bytes().len());
         let now = bytes.split_to(more);
         if !bytes.is_empty() {
@@ -129,8 +127,8 @@ impl Source {
         if to.extend(&now) { Ok(self.next.is_none()) } else { Err(no_room()) }
     }
 
-    /// The next bytes of whatever number; none at the end.
-    async fn bytes(&mut self) -> Answer<Option<Bytes>> {
+    /// The next bytes, of any number; none at the end.
+    async fn bytes(&mut self) -> OrRefusal<Option<Bytes>> {
         if let Some(bytes) = self.next.take() {
             return Ok(Some(bytes));
         }
@@ -149,7 +147,7 @@ impl Source {
 
     /// The same, from a client that keeps the pace. A pause has the time of a whole transfer at
     /// most, whatever was sent before.
-    async fn paced_bytes(&mut self, taken: &Taken) -> Answer<Option<Bytes>> {
+    async fn paced_bytes(&mut self, taken: &Taken) -> OrRefusal<Option<Bytes>> {
         let since = Instant::now();
         let patience = taken.limits.stream_time_for(self.read).saturating_sub(self.waited);
         let due = since + patience.min(taken.limits.transfer);
@@ -160,27 +158,27 @@ impl Source {
 }
 
 /// The end of passing on.
-pub(super) enum End {
-    /// All was passed on, or the object wants no more.
+pub(super) enum UploadEnd {
+    /// The whole body was passed on, or the object wants no more.
     Done,
-    /// The client didn't send what it should have.
+    /// The client broke off.
     Client(Refusal),
 }
 
 /// A body on its way to an object. Dropped, it is cut off.
-pub(super) struct Pump {
-    run: Pin<Box<dyn Future<Output = End>>>,
+pub(super) struct UploadPump {
+    run: Pin<Box<dyn Future<Output = UploadEnd>>>,
     progress: Rc<Cell<Option<Instant>>>,
 }
 
-impl Pump {
+impl UploadPump {
     /// The time since when the object has something to do; none while the client is waited for.
     pub(super) fn progress(&self) -> Rc<Cell<Option<Instant>>> {
         self.progress.clone()
     }
 
-    /// Runs one, if there is one, which is gone then.
-    pub(super) async fn end(pump: &mut Option<Self>) -> End {
+    /// Runs the step, if there is one, and clears its place.
+    pub(super) async fn end(pump: &mut Option<Self>) -> UploadEnd {
         match pump {
             Some(running) => {
                 let end = running.run.as_mut().await;
@@ -197,36 +195,36 @@ impl Pump {
         let run = Box::pin(async move {
             tokio::select! {
                 end = &mut run => end,
-                _ = failure(call) => End::Done,
+                _ = failure(call) => UploadEnd::Done,
             }
         });
         Self { run, progress }
     }
 
-    /// Runs it where nobody waits for it.
+    /// Runs it in a task of its own.
     pub(super) async fn finish(self) {
         self.run.await;
     }
 }
 
 impl Streamed {
-    pub(super) fn pump(self, to: byte_stream::Client) -> Pump {
+    pub(super) fn pump(self, to: byte_stream::Client) -> UploadPump {
         let progress = Rc::new(Cell::new(Some(Instant::now())));
         let shared = progress.clone();
         let run = Box::pin(async move {
             match self.pass_on(&to, &shared).await {
-                Ok(()) => End::Done,
-                Err(refusal) => End::Client(refusal),
+                Ok(()) => UploadEnd::Done,
+                Err(refusal) => UploadEnd::Client(refusal),
             }
         });
-        Pump { run, progress }
+        UploadPump { run, progress }
     }
 
     async fn pass_on(
         self,
         to: &byte_stream::Client,
         progress: &Cell<Option<Instant>>,
-    ) -> Answer<()> {
+    ) -> OrRefusal<()> {
         let Self { begun: mut part, mut source, waits, taken, .. } = self;
         // Hyper tells the client to send when it is first read. An object that never takes these
         // no bytes answers without the body.
@@ -277,7 +275,7 @@ async fn write_in_turn(
 impl Source {
     /// Takes these bytes, and others that are here, so that many small ones become one part. False
     /// at the end.
-    fn fill(&mut self, bytes: Bytes, part: &mut Held) -> Answer<bool> {
+    fn fill(&mut self, bytes: Bytes, part: &mut Held) -> OrRefusal<bool> {
         let mut bytes = Some(bytes);
         while let Some(more) = bytes.take() {
             if !self.take(more, part)? || part.bytes().len() >= IN_A_ROW_BYTES {
@@ -304,7 +302,7 @@ pub(super) async fn failure(call: Promise<(), capnp::Error>) -> capnp::Error {
 }
 
 /// The whole body, of so many bytes at most, or why there is none.
-pub(super) async fn read_body(mut body: Incoming, taken: &Taken, most: usize) -> Answer<Held> {
+pub(super) async fn read_body(mut body: Incoming, taken: &Taken, most: usize) -> OrRefusal<Held> {
     let mut held = taken.body();
     if body.is_end_stream() {
         return Ok(held);

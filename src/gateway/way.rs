@@ -4,21 +4,21 @@
 use http::header::ALLOW;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
-use hyper::body::Bytes;
 
-use super::http::{Gateway, own};
-use super::json::{self, JsonCalls};
+use super::classes::JsonCalls;
+use super::holdings::Gateway;
+use super::manner::Manner;
 use super::route::Route;
-use super::routes::{Found, Terms, To};
-use super::{bearer, capnp, door};
-use crate::http::{Body, Refusal, refuse};
+use super::routes::{RowMatch, RowTerms, To};
+use super::{capnp, door};
+use crate::http::{Body, refuse};
 
 /// The way that one request goes.
-pub(super) enum Way<'a> {
+pub(super) enum RequestWay<'a> {
     /// Behind `/json`, with the rest of the path.
     Json(&'a JsonCalls, &'a str),
     /// By a row.
-    Row(Found<'a>),
+    Row(RowMatch<'a>),
     /// To the door for Cap'n Proto, without a row.
     Capnp,
     /// By a class and a name.
@@ -26,27 +26,7 @@ pub(super) enum Way<'a> {
     Nowhere,
 }
 
-/// The form of what is said to those who aren't answered as they asked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
-    is_json: bool,
-    needs_bearer: bool,
-}
-
-impl Manner {
-    /// The answer to a request with these headers.
-    pub(super) fn refuse(self, refusal: Refusal, asked: &HeaderMap) -> Response<Bytes> {
-        let refusal = if self.needs_bearer { bearer::judged(refusal) } else { refusal };
-        let mut refused =
-            if self.is_json { json::refused(refusal) } else { own(refusal.response(asked)) };
-        if self.needs_bearer {
-            bearer::say_scheme(&mut refused);
-        }
-        refused
-    }
-}
-
-impl<'a> Way<'a> {
+impl<'a> RequestWay<'a> {
     /// The way of a request for a URL.
     pub(super) fn of(gateway: &'a Gateway, uri: &'a Uri, headers: &HeaderMap) -> Self {
         let path = uri.path_and_query().map_or("", |path| path.as_str());
@@ -68,7 +48,7 @@ impl<'a> Way<'a> {
     }
 
     /// The terms of the row, if it goes by one.
-    pub(super) fn terms(&self) -> Option<&'a Terms> {
+    pub(super) fn terms(&self) -> Option<&'a RowTerms> {
         match self {
             Self::Row(found) => Some(found.terms),
             _ => None,
@@ -82,7 +62,7 @@ impl<'a> Way<'a> {
 
     /// Tells whether the path of the object's own names a method, by a row.
     fn is_json(&self) -> bool {
-        matches!(self, Self::Row(Found { to: To::Object { is_json: true, .. }, .. }))
+        matches!(self, Self::Row(RowMatch { to: To::Object { is_json: true, .. }, .. }))
     }
 
     /// The largest body of a request, if the way has a limit of its own.

@@ -1,4 +1,4 @@
-//! The body that a class gets or gives: whole, or as a way to write it.
+//! The body that a class receives or returns: whole, or as a way to write it.
 
 use std::fmt;
 

@@ -17,7 +17,7 @@ pub(crate) fn is_of_one_hop(name: &HeaderName) -> bool {
 pub(crate) fn strip(headers: &mut HeaderMap) {
     let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let named = listed.flat_map(|value| value.split(',')).map(|name| name.trim().parse());
-    // The server has said the peer, whatever the client names.
+    // The server has set the peer; the client's word for it is dropped.
     let named = named.filter_map(Result::ok).filter(|name| *name != PEER);
     let mut gone: Vec<HeaderName> = named.collect();
     gone.extend(headers.keys().filter(|name| is_of_one_hop(name)).cloned());

@@ -59,7 +59,7 @@ impl Incoming {
     /// The body is whole only if its end was read.
     ///
     /// # Errors
-    /// When whoever sent the body has gone, or sent another number of bytes than they announced.
+    /// When the sender has gone, or sent another number of bytes than it announced.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(reader) = self.reader()? else { return Ok(None) };
         match reader.next().await {
@@ -75,8 +75,8 @@ impl Incoming {
     /// All that wasn't read yet, at most 1 MiB.
     ///
     /// # Errors
-    /// 413 when it is more; 400 when whoever sent it has gone or sent another number of bytes than
-    /// they announced; 408 when it doesn't come within two minutes.
+    /// 413 when it is more; 400 when the sender has gone or sent another number of bytes than it
+    /// announced; 408 when it doesn't come within two minutes.
     pub async fn whole(mut self) -> std::result::Result<Body, Refusal> {
         if self.size.is_some_and(|size| size > HTTP_BODY_BYTES_MAX as u64) {
             return Err(refused(Cut::TooLarge));
@@ -115,16 +115,16 @@ impl fmt::Debug for Incoming {
 fn offer(mut results: http_service::RequestResults, size: Option<u64>) -> Result<Reader> {
     let held = Room::here().body();
     let (writer, reader) = Flow::open("request", held, size, HTTP_RESPONSE_BYTES_MAX);
-    // Only who sends the body is to hold the stream, so that it goes when the sender does.
+    // Only the sender may hold the stream, so that it goes with the sender.
     results.get().set_request_body(capnp_rpc::new_client(writer));
     results.set_pipeline()?;
     Ok(reader)
 }
 
-/// The body of a request that is passed on, and a future that resolves when whoever asked wants no
-/// answer any more: they dropped the call and the way to the body.
+/// The body of a request that is passed on, and a future that resolves when the caller wants no
+/// answer any more: it dropped the call and the way to the body.
 ///
-/// A way to the body is offered even if that is empty, since there is no other sign of them.
+/// A way to the body is offered even if that is empty, since there is no other sign of that.
 pub(crate) fn passed_on(
     asked: http_request::Reader<'_>,
     mut results: http_service::RequestResults,
@@ -149,7 +149,7 @@ pub(crate) fn passed_on(
     Ok((reader, left))
 }
 
-/// A sender may stay and say no more.
+/// A sender may stay and be silent.
 async fn whole_within(
     reader: &Reader,
     limit: Duration,
@@ -177,7 +177,7 @@ fn refused(cut: Cut) -> Refusal {
     }
 }
 
-/// That which writes a body.
+/// A writer of a body.
 pub(super) type Write = Box<dyn for<'a> FnOnce(&'a mut Outgoing) -> LocalBoxFuture<'a, Result<()>>>;
 
 /// The body of a response, which [`Body::stream`] writes.

@@ -1,5 +1,4 @@
-//! Requests that are not answered as they were asked: a status, and a sentence in the form that the
-//! client wants.
+//! Refused requests: a status, and a sentence in the form that the client wants.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,8 +10,10 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::{Body, text};
 use crate::error::{Reason, conflict_reason, said};
 
-/// The reason why a request isn't answered as it was asked: what [`serve`](super::serve) answers
-/// instead.
+/// A value for the answer to a request, or the refusal in its place.
+pub(crate) type OrRefusal<T> = std::result::Result<T, Refusal>;
+
+/// The refusal of a request, which [`serve`](super::serve) answers.
 ///
 /// Errors become one by `?`: 409 for a [`conflict`](crate::conflict), 503 for `overloaded`, 502 for
 /// `disconnected`, 501 for `unimplemented`, 500 for all others. [`refuse`] makes one with another
@@ -25,7 +26,7 @@ pub struct Refusal {
     status: StatusCode,
     said: String,
     reason: Option<Reason>,
-    /// One word about what became of the call, if that is told.
+    /// One word for the fate of the call, if that is told.
     outcome: Option<&'static str>,
     /// The time after which the client may ask again, if that is told.
     wait: Option<Duration>,
@@ -63,12 +64,12 @@ impl Refusal {
         self.in_form(Form::wanted(asked))
     }
 
-    /// As a problem, whatever the client said.
+    /// As a problem, whatever the client accepts.
     pub(crate) fn problem(self) -> Response<Body> {
         self.in_form(Form::Problem)
     }
 
-    /// The same, which says so much of what became of the call.
+    /// The same, with the fate of the call.
     pub(crate) fn with_outcome(self, outcome: &'static str) -> Self {
         Self { outcome: Some(outcome), ..self }
     }
@@ -183,7 +184,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// JSON for those who name it. Programs that take anything are read by people.
+    /// JSON for clients that name it. People read the output of those that take anything.
     pub(super) fn wanted(asked: &HeaderMap) -> Self {
         let values = asked.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let mut ranges = values.flat_map(|value| value.split(','));

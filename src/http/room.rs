@@ -1,4 +1,4 @@
-//! The memory that bodies have together, whatever comes of each.
+//! The memory of all bodies together.
 //!
 //! Invariant: the memory of a body counts from when it is taken until it is dropped, or was taken
 //! out.
@@ -22,8 +22,8 @@ pub(crate) struct Room {
     most: usize,
     /// A body of up to so many bytes is let in beyond it.
     small: usize,
-    /// One of up to so many has a reserve, as large as the room: those that read slowly can't cut
-    /// off a stream of somebody who keeps up.
+    /// One of up to so many has a reserve, as large as the room: slow readers can't cut off the
+    /// stream of one that keeps up.
     window: usize,
     /// All bodies are counted for the operator.
     metrics: Arc<Metrics>,
@@ -37,8 +37,7 @@ impl Room {
         Arc::new(Self { held, most, small: 0, window: HTTP_PART_BYTES, metrics })
     }
 
-    /// For all bodies that a gateway holds. Those that read slowly can't keep small answers from
-    /// all others.
+    /// For all bodies that a gateway holds. Slow readers can't keep small answers from all others.
     pub(crate) fn of_gateway(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         let (held, small, window) = (AtomicUsize::new(0), HTTP_PART_BYTES, HTTP_WINDOW_BYTES);
         Arc::new(Self { held, most, small, window, metrics })
@@ -109,7 +108,7 @@ impl Room {
     }
 }
 
-/// The bytes of one body. Whoever writes them drops them wherever it is done.
+/// The bytes of one body. The writer drops them, wherever that is.
 #[derive(Debug)]
 pub(crate) struct Held {
     room: Arc<Room>,

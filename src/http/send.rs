@@ -1,8 +1,9 @@
-//! Requests that an object makes itself, of whatever answers HTTP: the other side of
+//! Requests that an object makes of others that answer HTTP: the other side of
 //! [`serve`](super::serve).
 //!
-//! Invariant: whoever drops a request, or the body of its response, holds neither the call nor the
-//! way to the request's body any longer, by which the other side knows that it was given up.
+//! Invariant: an object that drops a request, or the body of its response, holds neither the call
+//! nor the way to the request's body any longer, by which the other side knows that it was given
+//! up.
 
 use std::cell::Cell;
 use std::fmt;
@@ -53,7 +54,7 @@ const REASON_TIME: Duration = Duration::from_secs(1);
 /// ```
 ///
 /// # Errors
-/// When the call fails, what answers says what can't be, or what writes the request's body fails.
+/// When the call fails, the answer is impossible, or the writer of the request's body fails.
 pub async fn send(
     to: &http_service::Client,
     request: Request<Body>,
@@ -102,7 +103,7 @@ fn upload(
     }
 }
 
-/// A request under way, and what others know it by.
+/// A request under way, as its other parts see it.
 struct Exchange {
     /// None when it is over, or the other side wants no more.
     upload: Option<LocalBoxFuture<'static, Result<()>>>,
@@ -153,7 +154,7 @@ async fn returned(call: &mut Option<Promise<(), capnp::Error>>) -> Result<()> {
     }
 }
 
-/// Writes the request's body, and resolves only if what writes it fails by itself.
+/// Writes the request's body, and resolves only if its writer fails by itself.
 async fn uploaded(upload: &mut Option<LocalBoxFuture<'static, Result<()>>>) -> capnp::Error {
     if let Some(running) = upload {
         let written = running.await;
@@ -187,7 +188,7 @@ impl ResponseBody {
     /// whole only if its end was read.
     ///
     /// # Errors
-    /// When the response breaks off, or what writes the request's body fails.
+    /// When the response breaks off, or the writer of the request's body fails.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(reader) = &self.reader else { return Ok(None) };
         let part = tokio::select! {
@@ -256,7 +257,7 @@ impl client_request_context::Server for Answering {
         let head = match read_head(response) {
             Ok(head) => head,
             Err(error) => {
-                // Whoever asked has gone if this comes to nobody.
+                // The object has gone if this comes to nobody.
                 let _ = tell.send(Err(error.clone()));
                 return Err(error);
             }
@@ -301,7 +302,7 @@ fn announced(response: http_response::Reader<'_>) -> Result<Option<u64>> {
     })
 }
 
-/// The error of whoever asked for a WebSocket and got a response.
+/// The error of a request for a WebSocket that got a response.
 pub(super) fn no_socket(status: StatusCode) -> capnp::Error {
     failed(format!("the other side answered {status}, and opened no WebSocket"))
 }

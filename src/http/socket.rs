@@ -1,5 +1,5 @@
 //! WebSockets as a class holds them: it accepts one in the answer to a request, or opens one
-//! itself, sends on it, and its [`SocketHandler`] is told what comes.
+//! itself, sends on it, and its [`SocketHandler`] gets its messages.
 //!
 //! Invariants:
 //! - All that comes on a socket is a call of the object, so it is a turn, and in order. It wakes
@@ -53,7 +53,7 @@ impl From<&str> for Message {
     }
 }
 
-/// The way in which a socket ended.
+/// The end of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Closed {
@@ -70,7 +70,7 @@ impl Closed {
     }
 }
 
-/// A class that accepts WebSockets: what comes on them.
+/// The handler of the messages of a class's WebSockets.
 ///
 /// Each of these is run as a method is: its polls are turns, and what it sends leaves when what it
 /// wrote before is durable. Messages of a socket start in order. One that awaits lets the next
@@ -99,7 +99,7 @@ pub trait SocketHandler: Sized + 'static {
         message: Message,
     ) -> impl Future<Output = Result<()>>;
 
-    /// The socket is closed, by whomever, and no longer among the object's [`Sockets`].
+    /// The socket is closed, by either side, and no longer among the object's [`Sockets`].
     fn closed(self: Rc<Self>, socket: Socket, closed: Closed) -> impl Future<Output = Result<()>> {
         drop((socket, closed));
         async { Ok(()) }
@@ -113,8 +113,8 @@ pub struct Socket {
     view: Rc<View>,
 }
 
-/// A message on its way. It leaves whether or not this is awaited; whoever awaits it sends no
-/// faster than the client reads. The error says that the socket has ended, or that its client
+/// A message on its way. It leaves whether or not this is awaited; an object that awaits it sends
+/// no faster than the client reads. The error says that the socket has ended, or that its client
 /// didn't read for too long.
 #[must_use = "drop it to send without waiting for the client"]
 pub struct Sending(Promise<(), capnp::Error>);
@@ -217,7 +217,7 @@ impl Socket {
 
     /// Sends a close frame, after all that was sent before. The socket ends when the client has
     /// answered it, or had time to: [`SocketHandler::closed`] says so. A reason has at most 123
-    /// bytes; what is longer is cut.
+    /// bytes; a longer one is cut.
     pub fn close(&self, code: u16, reason: &str) {
         if let Some(surviving) = &self.entry.surviving {
             return drop(self.send_surviving(surviving, &Frame::Close(code, cut(reason))));
@@ -258,7 +258,7 @@ fn check_tags(tags: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The error of whoever uses a socket that has ended.
+/// The error of every use of a socket that has ended.
 pub(crate) fn over() -> capnp::Error {
     disconnected("the socket is closed")
 }

@@ -1,13 +1,13 @@
-//! A body on its way by a `ByteStream`: what the gateway gets of an object, and an object of
-//! whoever asks it.
+//! A body on its way by a `ByteStream`: from an object to the gateway, or from a client to an
+//! object.
 //!
 //! Invariants:
 //! - Bytes are read in the order in which they were written, and once; the end is read only if it
 //!   was written, after as many bytes as were announced.
-//! - If a size was announced, the last bytes are read only when the end is there: whoever counts
-//!   bytes never takes a body for whole that isn't.
-//! - A call that writes is answered when the reader has read most of what waits. So whoever waits
-//!   for the answers sends no faster than the reader reads, and little waits here.
+//! - If a size was announced, the last bytes are read only when the end is there: a reader that
+//!   counts bytes never takes a body for whole that isn't.
+//! - A call that writes is answered when the reader has read most of what waits. So a writer that
+//!   waits for the answers sends no faster than the reader reads, and little waits here.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -41,7 +41,7 @@ pub(crate) enum Cut {
 }
 
 impl Cut {
-    /// The error for whoever reads or writes the body of a request or response.
+    /// The error of reading or writing the body of a request or response.
     pub(crate) fn error(self, of: &str) -> capnp::Error {
         match self {
             Self::Left => disconnected(format!("the body of the {of} broke off")),
@@ -65,14 +65,14 @@ enum State {
 
 /// A body of which part may be here.
 pub(crate) struct Flow {
-    /// The name of what has this body, for its errors.
+    /// The name of the body's owner, for its errors.
     of: &'static str,
     held: RefCell<Held>,
     /// Announced bytes that have yet to come.
     left: Cell<Option<u64>>,
     /// Bytes that may wait here.
     most: Cell<usize>,
-    /// All of it waits until it is whole.
+    /// The reader gets it only when it is whole.
     is_collected: Cell<bool>,
     state: Cell<State>,
     reader: Cell<Option<Waker>>,
@@ -122,7 +122,7 @@ impl Flow {
     }
 
     /// # Errors
-    /// When nothing may be written any more, or this mayn't.
+    /// When nothing may be written any more, or these bytes may not.
     fn check_open(&self) -> Result<()> {
         match self.state.get() {
             State::Open => Ok(()),
@@ -209,8 +209,8 @@ pub(crate) async fn write(to: &byte_stream::Client, bytes: &[u8]) -> Result<()> 
     write.send().promise.await.map(drop)
 }
 
-/// Keeps a call until it is answered: one that nobody waits for any more may be dropped by whoever
-/// gets it, as the standard lets them.
+/// Keeps a call until it is answered: one that nobody waits for any more may be dropped by its
+/// receiver, as the standard allows.
 pub(crate) fn keep(call: impl Future + 'static) {
     drop(tokio::task::spawn_local(async move { drop(call.await) }));
 }
@@ -268,7 +268,7 @@ pub(crate) enum Progress {
     Cut(Cut),
 }
 
-/// The end of a body that is read. When it is dropped, whoever writes is told so.
+/// The end of a body that is read. When it is dropped, the writer is told so.
 pub(crate) struct Reader(Rc<Flow>);
 
 impl Reader {

@@ -17,7 +17,7 @@ pub(super) const LAST: &[u8] = b"last";
 const OBJECTS: u64 = 5;
 const WRITES_MAX: u64 = 3;
 
-/// Which turns.
+/// The turns.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Script {
     /// The seed from which the turns follow.

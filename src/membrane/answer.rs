@@ -28,10 +28,10 @@ struct AnswerState {
     asked: Cell<usize>,
 }
 
-/// A handle of the caller. When the last one is dropped, nobody wants the answer.
-pub(super) struct Asked(Answer);
+/// A handle of the caller. When the last one is dropped, the answer has no use.
+pub(super) struct AnswerHandle(Answer);
 
-impl Asked {
+impl AnswerHandle {
     /// The caller's promise. Dropping it doesn't take the call back.
     pub(super) fn response(
         self,
@@ -49,13 +49,13 @@ impl Asked {
     }
 }
 
-impl Clone for Asked {
+impl Clone for AnswerHandle {
     fn clone(&self) -> Self {
         self.0.asked()
     }
 }
 
-impl Drop for Asked {
+impl Drop for AnswerHandle {
     fn drop(&mut self) {
         let state = &*self.0.0;
         state.asked.set(state.asked.get() - 1);
@@ -89,9 +89,9 @@ impl Answer {
     }
 
     /// A handle for the caller.
-    pub(super) fn asked(&self) -> Asked {
+    pub(super) fn asked(&self) -> AnswerHandle {
         self.0.asked.set(self.0.asked.get() + 1);
-        Asked(self.clone())
+        AnswerHandle(self.clone())
     }
 
     pub(super) fn owed(&self) -> Rc<dyn Owed> {

@@ -52,8 +52,8 @@ impl Body {
     /// A copy in which every capability can be replaced.
     ///
     /// # Errors
-    /// When it can't be read as a whole, or is more than what can be sent: a peer's small message
-    /// can point to one part from so many places that its copy is far larger.
+    /// When it can't be read as a whole, or is larger than may be sent: a peer's small message can
+    /// point to one part from so many places that its copy is far larger.
     pub(crate) fn copy(from: any_pointer::Reader<'_>) -> Result<Self> {
         let size = from.target_size()?;
         let words = usize::try_from(size.word_count).unwrap_or(usize::MAX);
@@ -260,7 +260,7 @@ impl ResultsHook for Results {
         self.body.get_or_insert_with(Body::new).builder()
     }
 
-    /// Only noted here: the engine opens the pipeline when the gate lets it.
+    /// Only noted here: the engine opens the pipeline when the gate opens.
     fn set_pipeline(&mut self) -> Result<()> {
         if self.slot.0.has_offered.replace(true) {
             return Err(failed("set_pipeline was called twice"));

@@ -1,7 +1,7 @@
 //! A call on its way: its message, its reply, and its delivery to a target.
 //!
-//! Calls of this vat and calls of peers take the same form here, so that whatever takes calls needs
-//! to know of one kind only.
+//! Calls of this vat and calls of peers take the same form here, so that their receivers know one
+//! kind only.
 //!
 //! Invariants:
 //! - A call is on its way when the code that made it goes on, whether its promise is polled or not.
@@ -23,11 +23,11 @@ use capstead_client::{HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_ove
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
-use super::call_end::{CallEnd, CallOutcome, Origin};
+use super::call_end::{CallEnd, CallOrigin, CallOutcome};
 use super::chain::Chain;
 use super::early;
 use super::forward::forward;
-use super::hook::{self, End};
+use super::hook::{self, CapEnd};
 use super::keeper::Keeper;
 use super::pipeline::{Event, Pipeline};
 use super::relay::relay;
@@ -105,11 +105,11 @@ impl Call {
         method: Method,
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
-    ) -> (Self, Origin, Promise<(), capnp::Error>) {
+    ) -> (Self, CallOrigin, Promise<(), capnp::Error>) {
         let end = Rc::new(CallEnd::default());
         // Calls that the peer pipelines on the answer come to our own pipeline.
         let arrival = take_over(&*params, end.clone());
-        let origin = if arrival.is_some() { Origin::Connection } else { Origin::Local };
+        let origin = if arrival.is_some() { CallOrigin::Connection } else { CallOrigin::Local };
         end.origin.set(origin);
         let reply = Reply(Some(Asker::Results(results, end.clone())));
         let (chain, keeper, from_object) = (None, None, false);
@@ -229,7 +229,7 @@ impl Reply {
         }
     }
 
-    /// The outcome is there and can't be told yet: it counts at the outlet until this is dropped.
+    /// The outcome is there and can't leave yet: it counts at the outlet until this is dropped.
     pub(crate) fn hold(&self, outcome: &Result<Body>) -> Option<HeldAnswer> {
         let body = outcome.as_ref().ok()?;
         self.outlet().map(|outlet| outlet.hold(body.size_bytes()))
@@ -255,7 +255,7 @@ impl Reply {
             Some(Asker::Answer(answer)) => answer.pipeline().offer(early, whole),
             Some(Asker::Results(results, end)) => {
                 early.replace_caps(relay);
-                if end.origin.get() == Origin::Local {
+                if end.origin.get() == CallOrigin::Local {
                     // The RPC library's own local client has a pipeline of its own.
                     let Some(size) = early.size() else { return Ok(()) };
                     end.offered.set(Some(size));
@@ -364,8 +364,7 @@ impl Asker {
 type Deferred = (Box<dyn ClientHook>, Call);
 
 thread_local! {
-    /// Calls that were made on queued clients while these handed their own over, and all calls
-    /// behind them.
+    /// Calls on queued clients that were just handing over their own, and all calls behind them.
     static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
 }
 
@@ -392,9 +391,9 @@ fn defer(deferred: Deferred) {
 /// Hands a call over, also past those that are deferred. Gives it back if that is impossible now.
 pub(super) fn deliver_now(to: &dyn ClientHook, call: Call) -> Option<Call> {
     match hook::follow(to) {
-        Ok(End { is_busy: true, .. }) => return Some(call),
-        Ok(End { target: Some(target), .. }) => target.enqueue(call),
-        Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call),
+        Ok(CapEnd { is_busy: true, .. }) => return Some(call),
+        Ok(CapEnd { target: Some(target), .. }) => target.enqueue(call),
+        Ok(CapEnd { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call),
         Err(error) => call.reply.send(Err(error)),
     }
     None

@@ -17,7 +17,7 @@ use crate::error::Result;
 
 /// The origin of a call that comes from foreign code.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum CallOrigin {
     /// A queued client of the RPC library, or another hook of this vat.
     #[default]
     Local,
@@ -36,7 +36,7 @@ pub(super) struct CallEnd {
     /// The capabilities in the answer, until capnp-rpc has written the Return and knows them by
     /// itself. Used by calls that came over a connection only.
     pub(super) pipeline: Pipeline,
-    pub(super) origin: Cell<Origin>,
+    pub(super) origin: Cell<CallOrigin>,
     /// The outlet by which the answer leaves, if the call came over a connection.
     pub(super) outlet: OnceCell<Rc<Outlet>>,
     /// The answer as it counts there, from when it is made until it is written.
@@ -105,7 +105,7 @@ impl Drop for CallOutcome {
         self.0.take();
         // For a peer's call it means that the connection is over; other calls have a pipeline of
         // their own.
-        if is_early && self.0.origin.get() == Origin::Connection {
+        if is_early && self.0.origin.get() == CallOrigin::Connection {
             self.0.pipeline.abandon();
         }
     }

@@ -156,7 +156,8 @@ async fn pass_on(outcome: Result<Response<any_pointer::Owned>>, passing: Passing
     if !outlet.is_shared()
         && let Ok(response) = &outcome
     {
-        // A client that reads too slowly for what comes from elsewhere would lose its connection.
+        // Otherwise a client that reads more slowly than another vat answers would lose its
+        // connection.
         let bytes = response.get().and_then(|results| results.target_size());
         let _waits = Waits::begin();
         outlet.room_for(bytes.map_or(0, bytes_of)).await;

@@ -22,10 +22,10 @@ use capnp::{Error, MessageSize, any_pointer};
 use capstead_client::sturdyref::Method;
 use rustc_hash::FxBuildHasher;
 
-use super::answer::{Answer, Asked};
+use super::answer::{Answer, AnswerHandle};
 use super::body::Body;
 use super::call::{Call, Params, Reply};
-use super::call_end::Origin;
+use super::call_end::CallOrigin;
 
 /// Its address is the brand of all our hooks. It is never that of a connection, so capnp-rpc never
 /// takes one of our hooks for its own, and we know ours by it.
@@ -68,7 +68,7 @@ thread_local! {
 }
 
 thread_local! {
-    /// Set while we ask a foreign hook what it turned out to be. A `PeerCap` tells nobody else.
+    /// Set while we ask a foreign hook for its resolution. A `PeerCap` answers only then.
     static FOLLOWS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -94,24 +94,24 @@ pub(crate) fn forget<T: CallTarget>(target: &T) {
 /// of honest ones; a row without an end comes from a promise that a caller had resolved to itself.
 const STEPS_MAX: usize = 1024;
 
-/// The end of a capability once the promises are followed that are known by now.
-pub(super) struct End {
+/// The end of a capability behind all promises that are known by now.
+pub(super) struct CapEnd {
     /// The end; none if it is the capability itself.
     pub(super) hook: Option<Box<dyn ClientHook>>,
     /// The target behind the hook; none if it is of a connection, or another that isn't ours.
     pub(super) target: Option<Rc<dyn CallTarget>>,
-    /// It can neither be called now, nor be asked where it leads.
+    /// It can neither be called now nor be followed.
     pub(super) is_busy: bool,
 }
 
 /// Follows promises to their end, so far as they are known. The error says that they don't end, and
 /// then nothing else may follow them either.
-pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
-    let mut end = End { hook: None, target: None, is_busy: false };
+pub(super) fn follow(hook: &dyn ClientHook) -> Result<CapEnd, Error> {
+    let mut end = CapEnd { hook: None, target: None, is_busy: false };
     for _ in 0..STEPS_MAX {
         let at = end.hook.as_deref().unwrap_or(hook);
         if is_busy(at) {
-            return Ok(End { is_busy: true, target: None, ..end });
+            return Ok(CapEnd { is_busy: true, target: None, ..end });
         }
         end.target = if is_ours(at) { behind(at) } else { None };
         let next = match &end.target {
@@ -141,8 +141,8 @@ thread_local! {
 
 /// Takes a call that comes from foreign code: from the RPC system itself if it came over a
 /// connection, and otherwise from a queued client.
-pub(super) fn take(origin: Origin, enqueue: impl FnOnce()) {
-    let before = HANDS_OVER.replace(origin == Origin::Local || HANDS_OVER.get());
+pub(super) fn take(origin: CallOrigin, enqueue: impl FnOnce()) {
+    let before = HANDS_OVER.replace(origin == CallOrigin::Local || HANDS_OVER.get());
     let taken = catch_unwind(AssertUnwindSafe(enqueue));
     HANDS_OVER.set(before);
     if let Err(panic) = taken {
@@ -330,7 +330,7 @@ impl<T: CallTarget> RequestHook for Outgoing<T> {
 /// The pipeline of an answer, as our own side may see it.
 struct Entering<T> {
     target: Rc<T>,
-    asked: Asked,
+    asked: AnswerHandle,
 }
 
 impl<T: CallTarget> PipelineHook for Entering<T> {

@@ -6,7 +6,8 @@
 //!   one.
 //! - Calls on it are delivered in the order made, also when all callers let go; capnp-rpc's queued
 //!   client loses them then.
-//! - Once nobody can use paths into a result any more, only what somebody holds of it is kept.
+//! - Once nobody can use paths into a result any more, only its capabilities that are held are
+//!   kept.
 //! - However many results make each other known, the stack doesn't nest: calls on the second are
 //!   delivered after those on the first.
 
@@ -23,7 +24,7 @@ use futures::channel::oneshot;
 
 use super::body::{Body, BodySlot, Opened};
 use super::call::{Call, deliver};
-use super::hook::{self, CallTarget, End};
+use super::hook::{self, CallTarget, CapEnd};
 
 /// See the head of the file.
 #[derive(Default)]
@@ -149,7 +150,7 @@ impl Pipeline {
         if let (true, Some(Source::Early(_, whole))) = (is_lost, &before) {
             whole.abandon();
         }
-        // Calls that are delivered now, and what is dropped, may well come back here.
+        // Calls that are delivered now, and dropped capabilities, may well come back here.
         drop(before);
         for (later, target) in known {
             later.resolve(target);
@@ -288,9 +289,11 @@ impl PromisedCap {
         let is_itself =
             |end: &Rc<dyn CallTarget>| std::ptr::addr_eq(Rc::as_ptr(end), Rc::as_ptr(self));
         let target = match hook::follow(&*target) {
-            Ok(End { target: Some(end), .. }) if is_itself(&end) => hook::broken(hook::endless()),
+            Ok(CapEnd { target: Some(end), .. }) if is_itself(&end) => {
+                hook::broken(hook::endless())
+            }
             // A long row of results that stand for each other isn't kept as a whole.
-            Ok(End { hook: Some(end), is_busy: false, .. }) => end,
+            Ok(CapEnd { hook: Some(end), is_busy: false, .. }) => end,
             _ => target,
         };
         let before = self.0.borrow_mut().target.replace(target.clone());

@@ -8,7 +8,7 @@
 //!   holds it: the RPC system never learns where it leads.
 //! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A
 //!   call that comes on it by way of us has results that are made anew; the RPC system would hand
-//!   on those of the peer, with whatever it says is in them.
+//!   on those of the peer, with all that it claims is in them.
 //!
 //! A capability that is settled by then goes as what it is: that way it comes home as what it was.
 //!
@@ -27,7 +27,7 @@ use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
 use super::call::{Call, deliver, deliver_now};
-use super::hook::{self, Addresses, CallTarget, End};
+use super::hook::{self, Addresses, CallTarget, CapEnd};
 use super::pipeline::push_live;
 use crate::error::disconnected;
 
@@ -61,7 +61,7 @@ enum Destination {
 }
 
 fn follow(cap: Box<dyn ClientHook>) -> Result<Destination, Error> {
-    let End { hook, target, is_busy } = hook::follow(&*cap)?;
+    let CapEnd { hook, target, is_busy } = hook::follow(&*cap)?;
     let end = hook.unwrap_or(cap);
     if is_busy {
         return Ok(Destination::Unknown(end));
@@ -153,7 +153,7 @@ impl Relay {
     fn go_on(&self, to: Box<dyn ClientHook>) {
         self.forget();
         self.address.set(to.get_ptr());
-        // Much may go with the old one: it is dropped when nothing here is borrowed.
+        // Dropping the old one may drop much more: nothing here may be borrowed then.
         drop(self.to.replace(to));
     }
 

@@ -31,7 +31,7 @@ impl CallTarget for Served {
                 finish(reply, outcome, &slot);
             }
             Poll::Pending => {
-                // Ends with the method, which answers whether or not anybody still waits.
+                // Ends with the method, which answers also when nobody waits any more.
                 tokio::task::spawn_local(async move { finish(reply, run.await, &slot) });
             }
         }

@@ -57,7 +57,7 @@ impl Certificate {
     /// As [`Certificate::open`]: then nothing has changed.
     pub(crate) fn reload(&self) -> Result<(), String> {
         let fresh = Arc::new(read(&self.files)?);
-        // Whoever panicked with it held has left a whole one.
+        // A thread that panicked with it held has left a whole one.
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = fresh;
         Ok(())
     }

@@ -26,8 +26,8 @@ impl Places {
     }
 
     /// Takes one more place if there is one, for any address.
-    pub(crate) fn take(places: &Arc<Self>) -> Option<Taken> {
-        let taken = Taken(places.clone());
+    pub(crate) fn take(places: &Arc<Self>) -> Option<TakenPlace> {
+        let taken = TakenPlace(places.clone());
         // If there was none, dropping `taken` takes this one back off the count.
         (places.taken.fetch_add(1, Ordering::Relaxed) < places.max).then_some(taken)
     }
@@ -47,9 +47,9 @@ pub(crate) fn one_client(address: IpAddr) -> IpAddr {
 
 /// One of the [`Places`], until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Taken(Arc<Places>);
+pub(crate) struct TakenPlace(Arc<Places>);
 
-impl Drop for Taken {
+impl Drop for TakenPlace {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -107,7 +107,7 @@ impl Peers {
 pub(crate) struct Place {
     peers: Rc<Peers>,
     pub(super) peer: IpAddr,
-    _of_all: Taken,
+    _of_all: TakenPlace,
 }
 
 impl Drop for Place {

@@ -18,11 +18,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::counted::Counted;
 use super::dial::{self, Stream};
-use super::head::{self, Asked};
-use super::origin::{Origin, Target};
+use super::head::{self, OutboundRequest};
+use super::origin::{Destination, Origin};
 use super::setup::Setup;
 use super::socket;
-use super::watch::Watch;
+use super::watch::ProgressWatch;
 use crate::error::{Reason, Result, failed, overloaded};
 use crate::http::{Reader, strip, write, write_response};
 use crate::limits::{HTTP_PART_BYTES, OUTBOUND_CONNECT_SECS, OUTBOUND_HEAD_BYTES_MAX};
@@ -35,8 +35,8 @@ use crate::schema::http_capnp::http_service::client_request_context;
 /// As the page on errors says: `overloaded` while nothing was sent, and `unknown:` later.
 pub(super) async fn run(
     setup: &Setup,
-    target: &Target,
-    (asked, body): (Asked, Reader),
+    target: &Destination,
+    (asked, body): (OutboundRequest, Reader),
     context: client_request_context::Client,
     counted: &mut Counted<'_>,
 ) -> Result<()> {
@@ -50,7 +50,7 @@ pub(super) async fn run(
         Ok(stream) => stream.map_err(|error| not_sent(&error))?,
         Err(late) => return Err(not_sent(&late)),
     };
-    let (most, watch) = (setup.limits.body_bytes, Rc::new(Watch::new(setup.limits.idle)));
+    let (most, watch) = (setup.limits.body_bytes, Rc::new(ProgressWatch::new(setup.limits.idle)));
     let exchange = Exchange { origin, most, watch: watch.clone(), asked, body };
     let ended = tokio::select! {
         biased;
@@ -61,15 +61,15 @@ pub(super) async fn run(
         }
     };
     match ended {
-        Ended::Response => Ok(()),
-        Ended::Accepted(upgraded, headers, context) => {
+        ExchangeEnd::Response => Ok(()),
+        ExchangeEnd::Accepted(upgraded, headers, context) => {
             socket::run(upgraded, &headers, context, &watch).await
         }
     }
 }
 
 /// The end of a request.
-enum Ended {
+enum ExchangeEnd {
     Response,
     /// The server accepted a WebSocket, with these headers.
     Accepted(Upgraded, HeaderMap, client_request_context::Client),
@@ -84,14 +84,18 @@ struct Exchange<'a> {
     origin: &'a Origin,
     /// Bytes of each body.
     most: u64,
-    watch: Rc<Watch>,
-    asked: Asked,
+    watch: Rc<ProgressWatch>,
+    asked: OutboundRequest,
     body: Reader,
 }
 
 impl Exchange<'_> {
-    async fn run(self, stream: Stream, context: client_request_context::Client) -> Result<Ended> {
-        let Self { origin, most, watch, asked: Asked { request, key }, body } = self;
+    async fn run(
+        self,
+        stream: Stream,
+        context: client_request_context::Client,
+    ) -> Result<ExchangeEnd> {
+        let Self { origin, most, watch, asked: OutboundRequest { request, key }, body } = self;
         let broke = |error: hyper::Error| may_have_happened(origin, said(&error));
         let mut builder = http1::Builder::new();
         builder.max_buf_size(OUTBOUND_HEAD_BYTES_MAX);
@@ -112,11 +116,11 @@ impl Exchange<'_> {
             let upgraded = hyper::upgrade::on(&mut response).await.map_err(broke)?;
             let mut headers = std::mem::take(response.headers_mut());
             strip(&mut headers);
-            return Ok(Ended::Accepted(upgraded, headers, context));
+            return Ok(ExchangeEnd::Accepted(upgraded, headers, context));
         }
         let download = Download { origin, most, watch: &watch };
         download.run(response, context).await?;
-        Ok(Ended::Response)
+        Ok(ExchangeEnd::Response)
     }
 }
 
@@ -124,7 +128,7 @@ impl Exchange<'_> {
 struct Download<'a> {
     origin: &'a Origin,
     most: u64,
-    watch: &'a Watch,
+    watch: &'a ProgressWatch,
 }
 
 impl Download<'_> {
@@ -174,7 +178,7 @@ impl Download<'_> {
 /// The request's body, as hyper takes it: no faster than the server does.
 struct Upload {
     body: Reader,
-    watch: Rc<Watch>,
+    watch: Rc<ProgressWatch>,
     left: u64,
 }
 

@@ -13,21 +13,24 @@ use http::header::{
 use http::{HeaderValue, Request, Uri};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::origin::Target;
+use super::origin::Destination;
 use crate::error::{Result, failed};
 use crate::http::{PEER, is_of_one_hop, is_upgrade, read_request};
 use crate::schema::http_capnp::http_request;
 
 /// A request that may go out.
-pub(super) struct Asked {
+pub(super) struct OutboundRequest {
     pub(super) request: Request<()>,
     /// The key of the handshake, if it asks for a WebSocket.
     pub(super) key: Option<String>,
 }
 
 /// # Errors
-/// When it says what can't be, or leads away.
-pub(super) fn asked(asked: http_request::Reader<'_>, target: &Target) -> Result<Asked> {
+/// When it is impossible, or leads away.
+pub(super) fn asked(
+    asked: http_request::Reader<'_>,
+    target: &Destination,
+) -> Result<OutboundRequest> {
     use http_request::body_size::{Fixed, Unknown};
     let path = target.path(asked.get_url()?.to_str()?).map_err(failed)?;
     let size = match asked.get_body_size().which()? {
@@ -60,7 +63,7 @@ pub(super) fn asked(asked: http_request::Reader<'_>, target: &Target) -> Result<
     } else {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(Asked { request, key })
+    Ok(OutboundRequest { request, key })
 }
 
 /// # Errors
@@ -122,7 +125,7 @@ pub(super) fn accepts(key: &str, offered: Option<&HeaderValue>, headers: &Header
 mod tests {
     use super::*;
 
-    fn ask(headers: &[(&str, &str)], size: Option<u64>) -> Result<Asked> {
+    fn ask(headers: &[(&str, &str)], size: Option<u64>) -> Result<OutboundRequest> {
         let mut message = capnp::message::Builder::new_default();
         let mut to = message.init_root::<http_request::Builder<'_>>();
         to.set_url("/x");
@@ -136,7 +139,7 @@ mod tests {
             pair.set_name(name);
             pair.set_value(value);
         }
-        asked(to.into_reader(), &Target::parse("http://a:1").unwrap())
+        asked(to.into_reader(), &Destination::parse("http://a:1").unwrap())
     }
 
     #[test]
@@ -167,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_handshake_is_accepted_by_what_was_asked_for_alone() {
-        let Asked { request, key } = ask(&[("upgrade", "WebSocket")], Some(0)).unwrap();
+        let OutboundRequest { request, key } = ask(&[("upgrade", "WebSocket")], Some(0)).unwrap();
         let key = key.unwrap();
         assert_eq!(request.headers()[SEC_WEBSOCKET_KEY], *key);
         let accept = derive_accept_key(key.as_bytes());

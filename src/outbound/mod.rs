@@ -1,6 +1,6 @@
 //! The way of objects to the outside: a class whose objects stand for the origins of HTTP servers.
 //!
-//! `Outbound/https://api.example.com` answers HTTP by asking that server. Whoever has a reference
+//! `Outbound/https://api.example.com` answers HTTP by asking that server. A holder of a reference
 //! to it can call the server, and nobody else can: the operator says which origins there are, and
 //! grants or bindings say which objects reach them.
 //!
@@ -8,7 +8,7 @@
 //! - No request leaves the origin, and the path, of the object's name; no redirect is followed.
 //! - Nothing is sent twice. Each request has a connection of its own, so that none is lost with one
 //!   that its server closed meanwhile.
-//! - Nothing of a request is left when whoever asked has gone, or nothing moved for too long.
+//! - Nothing of a request is left when its caller has gone, or nothing moved for too long.
 //!
 //! Calls write nothing. It knows neither the gateway nor the storage.
 
@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use self::counted::Counted;
-use self::origin::Target;
+use self::origin::Destination;
 pub use self::setup::OutboundLimits;
 pub(crate) use self::setup::Setup;
 use crate::error::{Result, failed, overloaded};
@@ -59,7 +59,7 @@ const NAMED: &str = "named";
 #[derive(Debug)]
 pub struct Outbound {
     setup: Arc<Setup>,
-    target: std::result::Result<Target, String>,
+    target: std::result::Result<Destination, String>,
 }
 
 impl Object for Outbound {
@@ -71,7 +71,7 @@ impl Object for Outbound {
     async fn wake(ctx: Context) -> Result<Self> {
         let setup: Arc<Setup> =
             ctx.setting().ok_or_else(|| failed("this server has no way out"))?;
-        let target = Target::parse(ctx.name().unwrap_or_default());
+        let target = Destination::parse(ctx.name().unwrap_or_default());
         if target.as_ref().is_ok_and(|target| setup.is_named(target))
             && !ctx.storage().contains(NAMED)?
             && let Err(error) = ctx.storage().put(NAMED, "")

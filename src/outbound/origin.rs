@@ -1,4 +1,4 @@
-//! The names of the objects: an origin, and a path that requests are below.
+//! The names of the objects: an origin, and a path above all requests.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub(super) struct Origin {
 
 /// A place outside: an origin, and the part of its paths that may be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct Destination {
     pub(super) origin: Origin,
     /// Without the slash at its end; empty for all paths.
     prefix: String,
@@ -63,7 +63,7 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Target {
+impl Destination {
     /// # Errors
     /// A sentence, when it is none.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
@@ -116,7 +116,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.origin, self.prefix)
     }
@@ -132,7 +132,7 @@ fn is_plain(path: &str) -> bool {
     }
     let hides = ["%2f", "%5c", "\\", "%00"].iter().any(|hidden| small.contains(hidden));
     let leads_up = |segment: &str| {
-        // What stands behind a semicolon is a parameter to some servers.
+        // Some servers take the part behind a semicolon for a parameter.
         let name = segment.split(';').next().unwrap_or_default().replace("%2e", ".");
         matches!(&*name, "." | "..")
     };
@@ -151,7 +151,7 @@ mod tests {
             ("http://127.0.0.1:8080", "http://127.0.0.1:8080", ("127.0.0.1", 8080)),
             ("ws://[::1]:80", "http://[::1]", ("::1", 80)),
         ] {
-            let target = Target::parse(text).unwrap();
+            let target = Destination::parse(text).unwrap();
             assert_eq!((&*target.origin.to_string(), target.origin.address()), (shown, address));
             assert!(target.is_whole());
         }
@@ -172,14 +172,14 @@ mod tests {
             "https://a\r\nb",
             "file:///etc/passwd",
         ] {
-            assert!(Target::parse(text).is_err(), "{text}");
+            assert!(Destination::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_target_has_what_is_below_it() {
         let has = |one: &str, other: &str| {
-            Target::parse(one).unwrap().has(&Target::parse(other).unwrap())
+            Destination::parse(one).unwrap().has(&Destination::parse(other).unwrap())
         };
         assert!(has("https://a", "wss://A:443/x"));
         assert!(has("https://a/x/", "https://a/x"));
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_url_never_leaves_the_origin() {
-        let target = Target::parse("https://api.example.com").unwrap();
+        let target = Destination::parse("https://api.example.com").unwrap();
         for (url, path) in [
             ("/", "/"),
             ("/a/../b?c=d", "/a/../b?c=d"),
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_url_never_leaves_the_path() {
-        let target = Target::parse("https://a/v1/x/").unwrap();
+        let target = Destination::parse("https://a/v1/x/").unwrap();
         for url in ["/v1/x", "/v1/x/", "/v1/x?q=/../", "/v1/x/100%25", "https://a/v1/x/y"] {
             assert!(target.path(url).is_ok(), "{url}");
         }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::dial;
-use super::origin::Target;
+use super::origin::Destination;
 use crate::limits::{OUTBOUND_BODY_BYTES_MAX, OUTBOUND_CONNECTIONS_MAX, OUTBOUND_IDLE_SECS};
 use crate::metrics::Metrics;
 
@@ -39,7 +39,7 @@ impl Default for OutboundLimits {
 
 /// See the head of the file.
 pub(crate) struct Setup {
-    allowed: Vec<Target>,
+    allowed: Vec<Destination>,
     pub(super) limits: OutboundLimits,
     /// Those that are left for requests.
     pub(super) places: Semaphore,
@@ -60,7 +60,7 @@ impl Setup {
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         let allowed: Vec<_> =
-            allowed.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
+            allowed.iter().map(|text| Destination::parse(text)).collect::<Result<_, _>>()?;
         let needs_tls = allowed.iter().any(|target| target.origin.is_tls);
         let tls = needs_tls.then(dial::tls).transpose()?;
         Ok(Self { allowed, limits, places: Semaphore::new(connections), tls, metrics })
@@ -71,12 +71,12 @@ impl Setup {
         self.allowed.iter().map(ToString::to_string).collect()
     }
 
-    pub(super) fn allows(&self, target: &Target) -> bool {
+    pub(super) fn allows(&self, target: &Destination) -> bool {
         self.allowed.iter().any(|allowed| allowed.has(target))
     }
 
     /// Tells whether the operator named it.
-    pub(super) fn is_named(&self, target: &Target) -> bool {
+    pub(super) fn is_named(&self, target: &Destination) -> bool {
         self.allowed.contains(target)
     }
 }

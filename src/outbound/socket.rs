@@ -3,8 +3,8 @@
 //! Invariants:
 //! - The object is told of the end once: by a close, or by losing the way to it where there was
 //!   none.
-//! - A message that the object sends is answered when it was written, so whoever waits for that
-//!   sends no faster than the server reads.
+//! - A message that the object sends is answered when it was written, so an object that waits for
+//!   that sends no faster than the server reads.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use super::watch::Watch;
+use super::watch::ProgressWatch;
 use crate::error::{Result, disconnected, failed, said};
 use crate::http::{cut_reason, write_headers};
 use crate::limits::{
@@ -61,7 +61,7 @@ pub(super) async fn run(
     upgraded: Upgraded,
     headers: &HeaderMap,
     context: client_request_context::Client,
-    watch: &Watch,
+    watch: &ProgressWatch,
 ) -> Result<()> {
     let (queue, waiting) = mpsc::channel(WAITING_MAX);
     let mut start = context.start_web_socket_request();
@@ -105,7 +105,7 @@ struct Moving<'a> {
     sink: SplitSink<Socket, Message>,
     stream: SplitStream<Socket>,
     waiting: mpsc::Receiver<Sent>,
-    watch: &'a Watch,
+    watch: &'a ProgressWatch,
 }
 
 impl Moving<'_> {
@@ -139,7 +139,7 @@ impl Moving<'_> {
             Read::Failed(error) => {
                 let reason = cut_reason(said(&error)).to_owned();
                 let frame = CloseFrame { code: FAILED.into(), reason: reason.into() };
-                // Whoever doesn't take it by then is cut.
+                // A server that doesn't take it by then is cut.
                 let _ = timeout(CLOSE_TIME, sink.send(Message::Close(Some(frame)))).await;
             }
         }
@@ -147,7 +147,11 @@ impl Moving<'_> {
 }
 
 /// Hands what comes to the object, in order, and no more than that has time for.
-async fn read(down: &web_socket::Client, stream: &mut SplitStream<Socket>, watch: &Watch) -> Read {
+async fn read(
+    down: &web_socket::Client,
+    stream: &mut SplitStream<Socket>,
+    watch: &ProgressWatch,
+) -> Read {
     let (mut handled, mut bytes) = (FuturesUnordered::new(), 0);
     loop {
         let is_full = handled.len() >= SOCKET_UNHANDLED_MAX || bytes > SOCKET_UNHANDLED_BYTES_MAX;
@@ -207,7 +211,7 @@ fn outcome<Params: Owned>(send: Request<Params, any_pointer::Owned>) -> Promise<
 async fn write(
     waiting: &mut mpsc::Receiver<Sent>,
     sink: &mut SplitSink<Socket, Message>,
-    (ping, watch): (&Notify, &Watch),
+    (ping, watch): (&Notify, &ProgressWatch),
 ) -> Written {
     loop {
         let sent = tokio::select! {

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// Notices when nothing moved for too long.
-pub(super) struct Watch {
+/// The watch over the time since the last bytes.
+pub(super) struct ProgressWatch {
     last: Cell<Instant>,
     limit: Duration,
     /// The object is slow, and not the other side.
     pub(super) waits: Cell<bool>,
 }
 
-impl Watch {
+impl ProgressWatch {
     pub(super) fn new(limit: Duration) -> Self {
         Self { last: Cell::new(Instant::now()), limit, waits: Cell::new(false) }
     }

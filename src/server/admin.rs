@@ -50,13 +50,13 @@ struct Operator {
     hosts: u16,
     host: HostAdmins,
     /// The import under way.
-    import: RefCell<Weak<Claim>>,
+    import: RefCell<Weak<ImportRight>>,
 }
 
 /// The right to import: it lasts as long as any reference to it.
-struct Claim;
+struct ImportRight;
 
-impl import_claim::Server for Claim {}
+impl import_claim::Server for ImportRight {}
 
 /// Finds the data of a host by its number, anew for each use: a host may have joined again.
 pub(super) type HostAdmins = Box<dyn Fn(u16) -> Result<host_admin::Client>>;
@@ -212,7 +212,7 @@ impl admin::Server for Operator {
                 "another import is under way, and nothing was changed: try again when it has ended",
             ));
         }
-        let claim = Rc::new(Claim);
+        let claim = Rc::new(ImportRight);
         *import = Rc::downgrade(&claim);
         results.get().set_claim(membrane::serve(claim));
         Ok(())

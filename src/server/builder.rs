@@ -7,8 +7,6 @@ use std::time::Duration;
 use capstead_client::Limits;
 
 use super::data_dir::Group;
-use super::error::ServerError;
-use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::gateway::{HttpLimits, Row};
 use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
@@ -232,8 +230,8 @@ impl Server {
     /// Sets the largest number of bytes that objects take in memory, as
     /// [`awake_objects`](Self::awake_objects) does for their number; 512 MiB by default. Their
     /// [`Stored`](crate::Stored) values count, and 2,560 bytes for each object; other memory of a
-    /// class doesn't. What is kept with open WebSockets counts too, also while their objects sleep;
-    /// they get half of it at most.
+    /// class doesn't. Tags and attachments of open WebSockets count too, also while their objects
+    /// sleep; they get half of it at most.
     #[must_use]
     pub fn awake_bytes(mut self, bytes: usize) -> Self {
         self.awake.bytes = bytes;
@@ -474,14 +472,5 @@ impl Server {
     /// The path of the data directory, unless a flag overrides it.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data
-    }
-
-    /// Starts the server on the caller's thread, which must be in a local runtime
-    /// (`#[tokio::main(flavor = "local")]`) or in a `LocalSet`.
-    ///
-    /// # Errors
-    /// When it can't start; [`ServerError`] says what is true of the data then.
-    pub async fn start(self) -> Result<Running, ServerError> {
-        start::start(self).await
     }
 }

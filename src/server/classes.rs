@@ -76,7 +76,7 @@ pub(super) fn bound_classes(
     Ok(classes)
 }
 
-/// The way out, if there is one. The gateway doesn't get it: whoever reaches its port could call
+/// The way out, if there is one. The gateway doesn't get it: every client of its port could call
 /// servers that trust this one.
 ///
 /// # Errors

@@ -41,7 +41,7 @@ use crate::storage::{self, Access, Kind, Owner};
 use crate::sturdyref::KeyRing;
 pub(super) use importing::ImportMark;
 pub(super) use keys::Signing;
-use making::{Found, begin, finish, found, remove_unfinished, unrestored};
+use making::{DirStage, begin, finish, found, remove_unfinished, unrestored};
 pub(crate) use private::Group;
 use private::Trust;
 use watching::Watch;
@@ -97,8 +97,8 @@ impl DataDir {
         let lock = lock(root)?;
         let mut dir = Self { root: root.to_owned(), made, trust, watch: Watch::default(), lock };
         match found(root)? {
-            Found::Whole => {}
-            Found::Nothing | Found::Unmade => {
+            DirStage::Whole => {}
+            DirStage::Nothing | DirStage::Unmade => {
                 dir.made.parts = Some(BEING_MADE);
                 let begun = begin(root, BEING_MADE, hosts, keys::make);
                 if let Err(error) = begun.and_then(|()| finish(root)) {
@@ -106,7 +106,7 @@ impl DataDir {
                     return Err(error);
                 }
             }
-            Found::Unrestored => return Err(unrestored(root)),
+            DirStage::Unrestored => return Err(unrestored(root)),
         }
         check_format(root, trust.owner)?;
         dir.check_parts(hosts)?;
@@ -149,12 +149,12 @@ impl DataDir {
         let dir = Self { root, made, trust, watch: Watch::default(), lock };
         let root = &*dir.root;
         match found(root)? {
-            Found::Whole => {}
-            Found::Nothing | Found::Unmade => {
+            DirStage::Whole => {}
+            DirStage::Nothing | DirStage::Unmade => {
                 let reason = "was never finished; start a server on it, which makes it anew";
                 return Err(data(root, reason));
             }
-            Found::Unrestored => return Err(unrestored(root)),
+            DirStage::Unrestored => return Err(unrestored(root)),
         }
         check_format(root, trust.owner)?;
         let is_there = |number: &u16| host(root, *number).symlink_metadata().is_ok();
@@ -171,7 +171,7 @@ impl DataDir {
     pub(super) fn check_restorable(root: &Path) -> Result<(), ServerError> {
         let is_there = root.try_exists().map_err(failed(root, "look into the directory"))?;
         let has_names = is_there && !names(root)?.is_empty();
-        let is_taken = || !matches!(found(root), Ok(found) if found != Found::Whole);
+        let is_taken = || !matches!(found(root), Ok(found) if found != DirStage::Whole);
         if has_names && (!root.join(LOCK_FILE).is_file() || is_taken()) {
             return Err(data(root, "is not empty; choose a new directory"));
         }

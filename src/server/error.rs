@@ -36,10 +36,10 @@ pub enum ServerError {
     /// The references could not be printed, so the server was of no use, and ended.
     #[error("can't write the references to standard output, and so the server has ended: {0}")]
     Announce(#[source] std::io::Error),
-    /// The storage failed. What was acknowledged is durable; restart to go on from there.
+    /// The storage failed. Acknowledged writes are durable; restart to go on from there.
     #[error("the storage failed, and everything was stopped: {0}")]
     Storage(String),
-    /// A host ended by a bug. What was acknowledged is durable; restart to go on from there.
+    /// A host ended by a bug. Acknowledged writes are durable; restart to go on from there.
     #[error("host {number} ended, and everything was stopped: {reason}")]
     Host {
         /// The number of the host.

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ServerError;
-use super::link::{HostEnd, Hub, Link};
-use super::start::HostParts;
+use super::host::HostParts;
+use super::link::{HostEnd, HostLink, Hub};
 use crate::error::panic_reason;
 
 /// Enough stack for handlers and all that they call; a peer's messages never nest it. The first
@@ -33,7 +33,7 @@ pub(super) struct HostThread {
     link: tokio::task::JoinHandle<()>,
     #[cfg(test)]
     pub(super) latest: super::link::Latest,
-    /// Runs something on the host's thread.
+    /// Work for the host's thread.
     #[cfg(test)]
     pub(super) probes: mpsc::Sender<super::link::Probe>,
 }
@@ -64,7 +64,7 @@ impl HostThread {
         let (sender, ends) = mpsc::channel(1);
         #[cfg(test)]
         let latest = super::link::Latest::default();
-        let link = Link {
+        let link = HostLink {
             hub,
             number,
             ends: sender,

@@ -30,7 +30,7 @@ use capstead_client::{Connection, Limits, Relayed};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::start::RunningHost;
+use super::host::RunningHost;
 use crate::clock::monotonic;
 use crate::error::Result;
 use crate::gateway::Gateway;
@@ -66,7 +66,7 @@ impl Hub {
 }
 
 /// One host's links, as seen by the supervisor's thread.
-pub(super) struct Link {
+pub(super) struct HostLink {
     pub(super) hub: Rc<Hub>,
     pub(super) number: u16,
     /// Passes the host its end of each link.
@@ -82,7 +82,7 @@ pub(super) struct Link {
 #[cfg(test)]
 pub(super) type Latest = Rc<std::cell::RefCell<Option<Connection>>>;
 
-impl Link {
+impl HostLink {
     /// Makes the first link, whose host hasn't started yet.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod builder;
 mod classes;
 mod data_dir;
 mod error;
+mod host;
 mod host_thread;
 mod link;
 mod listen;

@@ -10,9 +10,9 @@ use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all};
 
 use super::error::ServerError;
-use super::start::RunningHost;
+use super::host::RunningHost;
 use crate::error::{Result, is_revoked};
-use crate::gateway::{Gateway, Given, Restoring, Routes};
+use crate::gateway::{Gateway, Given, NamespaceRestore, Routes};
 use crate::host::{Class, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
@@ -58,7 +58,7 @@ pub(super) async fn start_gateway(
             Err(error) => return Err(error.into()),
         };
         let (restorer, keys, hint) = (restorer.clone(), keys.clone(), hint.clone());
-        let again = Box::new(move || -> Result<Restoring> {
+        let again = Box::new(move || -> Result<NamespaceRestore> {
             // Not the text from above, whose key may have been revoked since.
             let request = restore(&restorer, &reference(&keys.current(), class, &hint)?);
             Ok(request.send())

@@ -1,20 +1,14 @@
 //! Starting and ending a server: first the storage, then the parts, then the listeners; in the
 //! opposite order at the end.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use capstead_client::Limits;
 use futures::future::{OptionFuture, join_all, select_all};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminSocket};
@@ -22,23 +16,21 @@ use super::builder::Server;
 use super::classes;
 use super::data_dir::DataDir;
 use super::error::ServerError;
+use super::host::{Common, HostParts, RunningHost, unusable};
 use super::host_thread::HostThread;
 use super::link::Hub;
 use super::listen::{self, Sockets, local};
 use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
-use super::watchdog::{Beating, Watchdog};
+use super::watchdog::Watchdog;
 use super::web;
-use crate::error::panic_reason;
 use crate::gateway::Routes;
-use crate::host::{Agent, Class, ListenerHint, Vat, VatOptions, pass_on_replies};
+use crate::host::{Class, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
-use crate::membrane::all_passed_on;
 use crate::metrics::Metrics;
-use crate::net::{Certificate, ConnectionsMax, Listener, Places, tls};
-use crate::schema::cluster_capnp::supervisor;
-use crate::storage::{LocalConfig, StorageError};
+use crate::net::{Certificate, ConnectionsMax, Places, tls};
+use crate::storage::LocalConfig;
 use crate::sturdyref::Keys;
 use crate::supervisor::Supervisor;
 
@@ -50,10 +42,10 @@ pub struct Running {
     certificate: Option<Arc<Certificate>>,
     metrics: Option<SocketAddr>,
     namespaces: BTreeMap<String, String>,
-    pub(super) parts: Parts,
+    pub(super) parts: ServerParts,
 }
 
-pub(super) struct Parts {
+pub(super) struct ServerParts {
     pub(super) host: RunningHost,
     pub(super) threads: Vec<HostThread>,
     supervisor: Rc<Supervisor>,
@@ -115,8 +107,16 @@ impl Running {
     /// # Errors
     /// When the storage failed before or meanwhile: acknowledged writes are durable.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data } =
-            self.parts;
+        let ServerParts {
+            host,
+            threads,
+            supervisor,
+            gateway,
+            stop_gateway,
+            metrics_page,
+            admin,
+            data,
+        } = self.parts;
         let a_thread_ended = async {
             match threads.iter().map(|thread| Box::pin(thread.ended())).collect::<Vec<_>>() {
                 ended if ended.is_empty() => std::future::pending().await,
@@ -172,134 +172,6 @@ fn worse(first: Result<(), ServerError>, then: Result<(), ServerError>) -> Resul
     }
 }
 
-/// Everything that one host needs before it has started.
-pub(super) struct HostParts {
-    pub(super) number: u16,
-    vat: VatOptions,
-    socket: std::net::TcpListener,
-    common: Common,
-}
-
-/// The parts that all hosts of a server share.
-#[derive(Clone)]
-struct Common {
-    warm: Duration,
-    watchdog: Watchdog,
-    keys: Keys,
-    limits: Limits,
-    places: Arc<Places>,
-    tls: Option<TlsAcceptor>,
-    /// Written into the texts of references.
-    hint: ListenerHint,
-}
-
-pub(super) struct RunningHost {
-    number: u16,
-    pub(super) vat: Rc<Vat>,
-    pub(super) agent: Rc<Agent>,
-    listener: Listener,
-    watchdog: Watchdog,
-    /// Begins when the event loop runs for good: until then its owner may use the thread for other
-    /// work.
-    beating: OnceCell<Beating>,
-}
-
-impl HostParts {
-    /// Opens the storage, joins the supervisor, and listens.
-    pub(super) async fn start(
-        self,
-        supervisor: &supervisor::Client,
-    ) -> Result<RunningHost, ServerError> {
-        let metrics = self.vat.metrics.clone();
-        let Common { warm, watchdog, keys, limits, places, tls, hint } = self.common;
-        // The first host's listener is the server's.
-        let address = match self.number {
-            0 => hint.address.clone(),
-            _ => local(&self.socket)?.to_string(),
-        };
-        let socket = TcpListener::from_std(self.socket).map_err(capnp::Error::from)?;
-        let data = self.vat.data.clone();
-        let vat = Vat::open(self.vat).map_err(unusable(&data))?;
-        vat.rest_after(warm);
-        vat.activity().runs_here();
-        watchdog.watch(self.number, vat.activity());
-        let agent = Agent::new(vat.clone(), keys);
-        agent.join(supervisor, self.number, address, hint).await?;
-        let bootstrap = agent.restorer().client;
-        let listener = Listener::start(socket, tls, bootstrap, limits, metrics, places);
-        let number = self.number;
-        let beating = OnceCell::new();
-        Ok(RunningHost { number, vat, agent, listener, watchdog, beating })
-    }
-}
-
-impl RunningHost {
-    /// Serves until `stop` resolves.
-    ///
-    /// # Errors
-    /// When the storage failed, or a bug ended what the host can't do without.
-    pub(super) async fn until(&self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-        self.beating.get_or_init(|| self.watchdog.beat(self.number));
-        tokio::select! {
-            () = stop => Ok(()),
-            ended = self.broken() => ended,
-        }
-    }
-
-    /// Resolves when the host can't continue.
-    async fn broken(&self) -> Result<(), ServerError> {
-        tokio::select! {
-            error = self.vat.failure() => Err(self.storage_failed(&error)),
-            reason = self.vat.fault() => Err(ServerError::Host { number: self.number, reason }),
-        }
-    }
-
-    fn storage_failed(&self, error: &StorageError) -> ServerError {
-        ServerError::Storage(format!("host {}: {error}", self.number))
-    }
-
-    /// Accepts no more calls from outside, and waits until those under way are answered and
-    /// everything that was written is durable.
-    ///
-    /// # Errors
-    /// As [`RunningHost::until`].
-    pub(super) async fn finish(&self) -> Result<(), ServerError> {
-        self.listener.finish();
-        self.vat.metrics().hosts_unready.add(1);
-        let limit = Duration::from_secs(SHUTDOWN_SECS);
-        let finish = async {
-            if tokio::time::timeout(limit, self.vat.finish_calls()).await.is_err() {
-                tracing::warn!("some calls did not end in time; their callers see a disconnect");
-            }
-            self.vat.flush().await.map_err(|error| self.storage_failed(&error))
-        };
-        // A vat that can't continue finishes nothing.
-        tokio::select! { finished = finish => finished, ended = self.broken() => ended }
-    }
-
-    /// Ends all connections after what was sent has been written, and closes the storage.
-    ///
-    /// # Errors
-    /// When the storage failed.
-    pub(super) async fn close(self) -> Result<(), ServerError> {
-        pass_on_replies().await;
-        // Clients that are still connected read: the others have lost their connections by now.
-        let limit = Duration::from_secs(SHUTDOWN_SECS);
-        let _ = tokio::time::timeout(limit, all_passed_on()).await;
-        self.listener.disconnect().await;
-        drop(self.agent);
-        // The last commit may take as long as the disk does.
-        drop(self.beating);
-        // A bug that has ended the host already may make this panic too.
-        let close = AssertUnwindSafe(|| self.vat.close());
-        let closed = catch_unwind(close).map_err(|panic| {
-            let reason = format!("closing panicked: {}", panic_reason(&*panic));
-            ServerError::Host { number: self.number, reason }
-        })?;
-        closed.map_err(|error| ServerError::Storage(format!("host {}: {error}", self.number)))
-    }
-}
-
 /// Lets the last replies cross all hosts that they pass, while every link is whole. A host that
 /// doesn't answer loses its replies.
 async fn settle(supervisor: &Supervisor) {
@@ -317,19 +189,26 @@ async fn settle(supervisor: &Supervisor) {
     }
 }
 
-pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
-    let metrics = Arc::new(Metrics::default());
-    let classes = classes::bound_classes(&server, &metrics)?;
-    let routes = classes::routes(&server)?;
-    listen::check(&server)?;
-    // Opened before the directory: a server that can't listen must not make one.
-    let sockets = Sockets::open(&server)?;
-    let data = Rc::new(DataDir::open(&server.data, server.hosts, server.group)?);
-    let started = start_on(data.clone(), server, (classes, routes, metrics), sockets).await;
-    if started.is_err() {
-        data.unmake();
+impl Server {
+    /// Starts the server on the caller's thread, which must be in a local runtime
+    /// (`#[tokio::main(flavor = "local")]`) or in a `LocalSet`.
+    ///
+    /// # Errors
+    /// When it can't start; [`ServerError`] says what is true of the data then.
+    pub async fn start(self) -> Result<Running, ServerError> {
+        let metrics = Arc::new(Metrics::default());
+        let classes = classes::bound_classes(&self, &metrics)?;
+        let routes = classes::routes(&self)?;
+        listen::check(&self)?;
+        // Opened before the directory: a server that can't listen must not make one.
+        let sockets = Sockets::open(&self)?;
+        let data = Rc::new(DataDir::open(&self.data, self.hosts, self.group)?);
+        let started = start_on(data.clone(), self, (classes, routes, metrics), sockets).await;
+        if started.is_err() {
+            data.unmake();
+        }
+        started
     }
-    started
 }
 
 async fn start_on(
@@ -394,7 +273,7 @@ async fn start_on(
     let admin = start_admin(&data, keys, &hub, server.hosts, most.tools);
     let supervisor = hub.supervisor.clone();
     let parts =
-        Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
+        ServerParts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
     let (http, metrics, namespaces) = (http_address, metrics_address, references);
     Ok(Running { capnp, http, certificate, metrics, namespaces, parts })
 }
@@ -482,9 +361,4 @@ async fn start_thread(parts: HostParts, hub: &Rc<Hub>) -> Result<HostThread, Ser
     // The thread says why.
     thread.join().await?;
     Err(capnp::Error::failed("a host's thread ended at once".into()).into())
-}
-
-/// Opening a storage failed: nothing was served, and nothing of it was changed.
-fn unusable(path: &Path) -> impl FnOnce(StorageError) -> ServerError {
-    move |error| ServerError::Data { path: path.to_owned(), reason: error.to_string() }
 }

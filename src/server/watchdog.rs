@@ -219,7 +219,7 @@ struct Watched {
     unasked: Duration,
     held: Option<Held>,
     /// The state of the thread at the last check, while something holds the host up.
-    ran: Option<ran::Seen>,
+    ran: Option<ran::ThreadState>,
     took: Duration,
     stage: Stage,
 }

@@ -1,4 +1,4 @@
-//! The way in by HTTP: who is let in, by which certificate, and the task that serves them.
+//! The way in by HTTP: its door, its certificate, and the task that serves its clients.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use super::listen::local;
 use crate::gateway::{Door, Entrance, Gateway, HttpLimits, Proxies, Routes, is_loopback};
 use crate::net::Certificate;
 
-/// The door for those who come in by HTTP.
+/// The door for HTTP's clients.
 ///
 /// # Errors
 /// When an origin or a host is none.
@@ -31,7 +31,7 @@ pub(super) fn certificate(server: &Server) -> Result<Option<Arc<Certificate>>, S
     opened.map_err(ServerError::Setting)
 }
 
-/// The way in for those who come by HTTP, if anybody does.
+/// HTTP's way in, if the server has one.
 ///
 /// # Errors
 /// When an origin, a host or a proxy is none.

@@ -292,7 +292,7 @@ class Pages(unittest.TestCase):
         self.assertEqual(self.alike(late), again)
         expect(late.locator(".cm-ySelectionInfo")).to_have_count(2)
         late.screenshot(path=PICTURES / "editor-dark.png")
-        # What a page has to load comes from the server alone.
+        # All that a page has to load comes from the server alone.
         loaded = late.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
         self.assertEqual([url for url in loaded if not url.startswith(self.server.url)], [])
 

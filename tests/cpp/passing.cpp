@@ -87,7 +87,7 @@ struct Way {
   std::string text;
 };
 
-// What the calls of a round must have done.
+// The effects that the calls of a round must have.
 struct Calls {
   enum Which { ALL, LAST };  // those that aren't given up
 
@@ -264,7 +264,7 @@ class Player {
     }
   }
 
-  // Where a path turns back, or changes under way: each of these was found by lot once.
+  // Paths that turn back, or change under way: each of these was found by lot once.
   void startTrap(size_t by) {
     switch (lot(5)) {
       case 0: {
@@ -405,7 +405,7 @@ class Player {
   std::map<uint64_t, std::string> running_;
   std::vector<kj::Promise<void>> tasks_;
   std::string failure_;
-  // What is to happen some time: promises are kept, or broken; what is waited for is given up.
+  // Later events: promises are kept, or broken; calls that somebody waits for are given up.
   std::vector<kj::Function<void()>> due_;
 };
 

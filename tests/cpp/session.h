@@ -18,7 +18,7 @@ inline void require(bool condition, const std::string& difference) {
   if (!condition) throw std::runtime_error(difference);
 }
 
-// What stands between the scheme and the fragment.
+// The part between the scheme and the fragment.
 inline std::string addressOf(const std::string& reference) {
   text::check(reference);
   const std::string scheme = "capstead://";

@@ -1,6 +1,6 @@
 //! Building needs only Cargo: no `capnp` tool, no network, and no generated files.
 //!
-//! The files that the tool would make are committed. Where the tool is installed, they are compared
+//! The files that the tool would make are committed. If the tool is installed, they are compared
 //! with its current output.
 
 use std::fs;

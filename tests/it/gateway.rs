@@ -162,8 +162,8 @@ fn a_request_with_an_empty_body_counts() {
     }
 }
 
-// A counter has no use for a body. Whether it is ignored or refused, the answer and the counter
-// agree, and the next request on the connection is understood.
+// A counter has no use for a body. The answer and the counter agree, be it ignored or refused, and
+// the next request on the connection is understood.
 #[test]
 fn a_request_with_a_body_is_answered_as_one_request() {
     let gateway = Gateway::start();

@@ -107,7 +107,7 @@ async fn until_refused(served: &Served, ask_once: impl AsyncFn(usize) -> Answer)
     assert!(served.metric("http_route_shares_refused_total") > before);
 }
 
-/// Whatever the address, the host of the object, and the caveats that a holder added.
+/// The address, the host of the object, and caveats that a holder added make no new share.
 #[test]
 fn a_reference_has_its_rate_and_takes_none_of_others() {
     for hosts in ["1", "2", "4"] {

@@ -1,4 +1,4 @@
-//! Files of routes: what they lead to, whom they let in, and which are refused.
+//! Files of routes: what they lead to, which clients they let in, and which files are refused.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -369,8 +369,7 @@ fn the_documented_file_works() {
     assert_eq!(called.body, r#"{"value":"2"}"#);
 }
 
-/// Which route a browser comes to depends on the host: the reference of a link goes to none that
-/// asks for none.
+/// The host decides a browser's route: the reference of a link goes to no route that asks for none.
 #[test]
 fn a_link_leads_to_no_public_route_on_its_own_host() {
     let route = |path: &str, rest: &str| format!("[[route]]\npath = \"{path}\"\n{rest}\n");

@@ -1,5 +1,5 @@
-//! WebSockets of objects: what comes and goes, in which order, and how sockets end. What clients
-//! may take of a server is in `limits`.
+//! WebSockets of objects: what comes and goes, in which order, and how sockets end. The limits of
+//! clients are in `limits`.
 
 mod cases;
 pub(crate) mod expiry;

@@ -79,7 +79,7 @@ class Service(HttpService.Server):
 
 
 def browse(gateway, path):
-    """What a client of the gateway gets."""
+    """The response that a client of the gateway gets."""
     connection = http.client.HTTPConnection(gateway, timeout=60)
     connection.request("GET", path, headers={"X-Said": "hello"})
     answer = connection.getresponse()

@@ -41,7 +41,7 @@ def require(condition, reason):
 
 @dataclass(frozen=True)
 class Caveats:
-    """What several lists leave together; `methods` is None if they leave all."""
+    """The methods that several lists leave together; `methods` is None if they leave all."""
 
     not_after_ms: int | None = None
     methods: frozenset | None = None
@@ -224,7 +224,7 @@ def check_signature(public_key, message, signature):
 
 
 def verify(reference, cluster, signing_keys, now_ms):
-    """What is allowed by a reference to this cluster, of which these are the public signing keys."""
+    """The rights of a reference to this cluster, of which these are the public signing keys."""
     require(reference.cluster == cluster, "another cluster")
     known = {signing_key_id(key): key for key in signing_keys}
     require(reference.signing_key in known, "unknown signing key")
@@ -254,7 +254,7 @@ def holder_message(reference, challenge):
 
 
 def check_holders(reference, caveats, challenge, signatures):
-    """Whether all holders that `verify` gave in `caveats` have signed `challenge`."""
+    """Tells whether all holders that `verify` gave in `caveats` have signed `challenge`."""
     require(len(signatures) == len(caveats.holders), "another number of signatures")
     for key, signature in zip(caveats.holders, signatures):
         require(len(signature) == 64, "no signature")

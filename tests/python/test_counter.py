@@ -102,7 +102,7 @@ class CounterTest(ServedTest):
         self.assertEqual(self.with_counter(work), 2**63 - 1)
 
     def test_a_forged_reference_is_refused(self):
-        """Whatever is wrong with it, the words are the same, and nothing is counted."""
+        """For all that may be wrong with it, the words are the same, and nothing is counted."""
         start, fragment = self.reference.split("#")
         other = {"A": "B"}.get(fragment[40], "A")
         flipped = f"{start}#{fragment[:40]}{other}{fragment[41:]}"

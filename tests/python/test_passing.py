@@ -52,7 +52,7 @@ class Keeper(Passer.Server):
 
 
 class Player:
-    """What plays rounds over one connection."""
+    """The player of rounds over one connection."""
 
     def __init__(self, namespaces, seed):
         self.lot, self.stub, self.due = random.Random(seed), seed << 32, []

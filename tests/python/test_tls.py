@@ -149,7 +149,7 @@ class TlsTest(unittest.TestCase):
         context = self.curious()
         context.set_alpn_protocols(["h2"])
         with self.assertRaises(ssl.SSLError):
-            # What the server refuses may show only when something is read.
+            # A refusal by the server may show only when something is read.
             self.connect(context).recv(1)
 
     def test_the_certificate_is_the_same_for_all_and_no_session_is_resumed(self):

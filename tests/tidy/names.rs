@@ -4,8 +4,17 @@
 use crate::Violation;
 use crate::code::{Source, words};
 
-/// The folders that keep to these rules.
+/// The folders whose types all keep to these rules.
 const FOLDERS: [&str; 2] = ["src/host/", "src/membrane/"];
+/// The folders whose types do so if other files may name them.
+const FOLDERS_OF_SHARED_TYPES: [&str; 5] =
+    ["client/src/", "src/gateway/", "src/http/", "src/outbound/", "src/server/"];
+/// Types with such a name all the same: users know them by it, or it is their file's.
+const NAMED_SO: [(&str, &str); 3] = [
+    ("client/src/sturdyref.rs", "Target"),
+    ("src/http/socket/table.rs", "Entry"),
+    ("src/server/start.rs", "Running"),
+];
 /// The folders whose functions take no bool among other parameters.
 const FOLDERS_WITHOUT_BOOLS: [&str; 3] = ["src/host/", "src/membrane/", "src/storage/"];
 /// Folders that are compiled for tests alone.
@@ -20,12 +29,22 @@ const VAGUE: [&str; 16] = [
 
 /// Types with a name that is vague.
 pub(crate) fn check_types(source: &Source) -> Vec<Violation> {
-    if !is_in(source, &FOLDERS) {
+    let (all_types, shared) = (is_in(source, &FOLDERS), is_in(source, &FOLDERS_OF_SHARED_TYPES));
+    if !all_types && !shared {
         return Vec::new();
     }
     let all: Vec<_> = words(&source.code).collect();
     let declares = |word: &str| ["struct", "enum", "trait", "type"].contains(&word);
-    let named = all.windows(2).filter(|pair| declares(pair[0].1) && VAGUE.contains(&pair[1].1));
+    let is_shared = |at: usize| {
+        let line = source.code[..at].rsplit('\n').next().unwrap_or_default();
+        line.trim_start().starts_with("pub")
+    };
+    let named = all.windows(2).filter(|pair| {
+        declares(pair[0].1)
+            && VAGUE.contains(&pair[1].1)
+            && (all_types || is_shared(pair[0].0))
+            && !NAMED_SO.contains(&(&*source.path, pair[1].1))
+    });
     named
         .map(|pair| {
             let rule = format!("a type is called `{}`, as many things are", pair[1].1);
@@ -123,8 +142,13 @@ mod tests {
         for bad in ["struct State;", "pub(super) enum Known<T> {}", "type Of = u8;"] {
             assert_eq!(count(check_types, "src/membrane/a.rs", bad), 1, "{bad}");
             assert_eq!(count(check_types, "src/host/tests/a.rs", bad), 0, "{bad}");
-            assert_eq!(count(check_types, "src/gateway/a.rs", bad), 0, "{bad}");
+            assert_eq!(count(check_types, "src/storage/a.rs", bad), 0, "{bad}");
+            let is_shared = usize::from(bad.starts_with("pub"));
+            assert_eq!(count(check_types, "src/gateway/a.rs", bad), is_shared, "{bad}");
         }
+        let running = "pub struct Running;";
+        assert_eq!(count(check_types, "src/server/start.rs", running), 0);
+        assert_eq!(count(check_types, "src/server/a.rs", running), 1);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The rules about the words of comments: their openings, the persons in them, and their width.
 //!
-//! A comment that opens with a question word is half a sentence: a stranger has to read the code to
-//! know its subject. A noun or a verb says it at once. A heading of a page is such an opening too.
+//! A sentence that opens with a question word, and asks nothing, hides its subject: a stranger has
+//! to read the code to know it. A noun or a verb says it at once. So it is with "whoever", in place
+//! of the caller, the holder or the client. A heading of a page is such an opening too.
 //!
-//! Schemas are held to the same rules as code: they are what a stranger reads first.
+//! Schemas and pages are held to the same rules as code: strangers read them first.
 
 use crate::Violation;
 use crate::code::Source;
@@ -15,10 +16,13 @@ pub(crate) struct Text {
     pub(crate) text: String,
 }
 
-/// Words with which no line of a doc comment opens.
-const OPENINGS: [&str; 6] = ["What", "How", "Who", "Whoever", "Where", "Whether"];
+/// Words with which no sentence opens that doesn't ask.
+const OPENINGS: [&str; 8] =
+    ["What", "Whatever", "How", "Who", "Whose", "Which", "Where", "Whether"];
 /// Words with which no heading opens, beside those.
-const HEADING_OPENINGS: [&str; 3] = ["When", "Whose", "Why"];
+const HEADING_OPENINGS: [&str; 2] = ["When", "Why"];
+/// Pronouns in place of a noun that says which party is meant.
+const NOBODIES: [&str; 4] = ["whoever", "whomever", "whosoever", "whom"];
 /// Pronouns that make an unknown person a man.
 const PERSONS: [&str; 4] = ["he", "him", "his", "himself"];
 
@@ -49,22 +53,30 @@ pub(crate) fn check_schema_width(schema: &Text) -> Vec<Violation> {
     check_lines(schema, is_wide, "break the line")
 }
 
-/// Lines of doc comments that open with a question word.
+/// Comments with a sentence that opens with a question word, or has a party without a name.
 pub(crate) fn check_openings(source: &Source) -> Vec<Violation> {
-    let opens_wrongly = |comment: &str| {
-        let says = comment.strip_prefix("///").or_else(|| comment.strip_prefix("//!"));
-        says.and_then(wrong_opening).map(|word| format!("a doc comment opens with {word:?}"))
+    let hides = |comment: &str| {
+        wrong_word(comment.trim_start_matches('/'))
+            .map(|word| format!("a sentence of a comment opens with, or has, {word:?}"))
     };
-    check(source, opens_wrongly, MEND_OPENING)
+    check(source, hides, MEND_OPENING)
 }
 
-/// Lines of a schema's comments that open with a question word: all of them are documentation.
+/// Comments of a schema with such a sentence.
 pub(crate) fn check_schema_openings(schema: &Text) -> Vec<Violation> {
-    let opens_wrongly = |line: &str| {
-        let word = schema_comment(line).and_then(wrong_opening);
-        word.map(|word| format!("a comment of a schema opens with {word:?}"))
+    let hides = |line: &str| {
+        let word = schema_comment(line).and_then(wrong_word);
+        word.map(|word| format!("a sentence of a schema opens with, or has, {word:?}"))
     };
-    check_lines(schema, opens_wrongly, MEND_OPENING)
+    check_lines(schema, hides, MEND_OPENING)
+}
+
+/// Lines of a page with such a sentence.
+pub(crate) fn check_page_openings(page: &Text) -> Vec<Violation> {
+    let hides = |line: &str| {
+        wrong_word(line).map(|word| format!("a sentence of a page opens with, or has, {word:?}"))
+    };
+    check_lines(page, hides, MEND_OPENING)
 }
 
 /// Comments that refer to an unknown person as a man.
@@ -115,15 +127,40 @@ fn schema_comment(line: &str) -> Option<&str> {
     hash.map(|(at, _)| &line[at..])
 }
 
-/// The question word with which a comment opens.
-fn wrong_opening(says: &str) -> Option<&str> {
-    first_word(says).filter(|word| OPENINGS.contains(word))
+/// The question word with which a sentence opens that doesn't ask, or the pronoun without a name.
+/// Words in quotes are only spoken of.
+fn wrong_word(says: &str) -> Option<&str> {
+    let opens = || sentences(says).filter(|sentence| !asks(sentence)).find_map(wrong_opening);
+    let unquoted = || says.split(['"', '`']).step_by(2).flat_map(all_words);
+    opens().or_else(|| {
+        unquoted().find(|word| NOBODIES.iter().any(|nobody| nobody.eq_ignore_ascii_case(word)))
+    })
+}
+
+/// The question word with which a sentence opens.
+fn wrong_opening(sentence: &str) -> Option<&str> {
+    first_word(sentence).filter(|word| OPENINGS.contains(word))
+}
+
+/// A line from the beginning of each of its sentences on. A cell of a table, and the text behind a
+/// colon, count as sentences.
+fn sentences(says: &str) -> impl Iterator<Item = &str> {
+    let ends = |pair: &[u8]| b".:!?|".contains(&pair[0]) && pair[1] == b' ';
+    std::iter::successors(Some(says), move |says| {
+        let end = says.as_bytes().windows(2).position(ends)?;
+        Some(&says[end + 1..])
+    })
+}
+
+/// Tells whether the sentence with which a text begins is a question.
+fn asks(says: &str) -> bool {
+    let says = says.trim_start_matches(|letter: char| !letter.is_alphanumeric());
+    says.find(['.', '!', '?', '|']).is_some_and(|end| says[end..].starts_with('?'))
 }
 
 /// The word that makes an unknown person a man.
 fn man(says: &str) -> Option<&str> {
-    says.split(|letter: char| !letter.is_alphanumeric())
-        .find(|word| PERSONS.iter().any(|person| person.eq_ignore_ascii_case(word)))
+    all_words(says).find(|word| PERSONS.iter().any(|person| person.eq_ignore_ascii_case(word)))
 }
 
 /// The violation on each line that breaks `rule`.
@@ -157,7 +194,11 @@ fn check(source: &Source, rule: impl Fn(&str) -> Option<String>, mend: &str) -> 
 }
 
 fn first_word(says: &str) -> Option<&str> {
-    says.split(|letter: char| !letter.is_alphanumeric()).find(|word| !word.is_empty())
+    all_words(says).next()
+}
+
+fn all_words(says: &str) -> impl Iterator<Item = &str> {
+    says.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
@@ -169,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn doc_comments_open_with_nouns_and_verbs() {
+    fn sentences_open_with_nouns_and_verbs() {
         for good in [
             "/// The number of words.",
             "/// Tells whether it is so.",
             "/// However long it takes.",
-            "// What is only for those who read the code.",
-            "/// The word \"What\" within a line.",
+            "/// The word \"What\" within a line, and `whoever`.",
+            "// Is it so? What else could it be?",
             "let text = \"/// What stands in a text.\";",
         ] {
             assert_eq!(count(check_openings, good), 0, "{good}");
@@ -187,6 +228,11 @@ mod tests {
             "/// The first line.\n/// Where the second one is.",
             "/// **Whether** it is so.",
             "/// Whoever it is.",
+            "// What is only for those who read the code.",
+            "/// It ends. What comes then is lost.",
+            "// Invariant: Which of them it is doesn't matter.",
+            "/// It waits for whoever writes.",
+            "/// The one of whom it is told.",
         ] {
             assert_eq!(count(check_openings, bad), 1, "{bad}");
         }
@@ -241,10 +287,18 @@ mod tests {
     fn pages_take_nobody_for_a_man_and_their_headings_are_names() {
         assert_eq!(count_lines(check_page_persons, "The operator and their socket."), 0);
         assert_eq!(count_lines(check_page_persons, "The operator and his socket."), 1);
-        for good in ["# Retries", "What is no heading.", "```sh\n# What a comment says.\n```"] {
+        for good in
+            ["Is it so? What else?", "What is it: this?", "| What is it? | a |", "However it is."]
+        {
+            assert_eq!(count_lines(check_page_openings, good), 0, "{good}");
+        }
+        for bad in ["- What it is.", "It is so. Who it is.", "A holder whom it names."] {
+            assert_eq!(count_lines(check_page_openings, bad), 1, "{bad}");
+        }
+        for good in ["# Retries", "No heading.", "```sh\n# What a comment says.\n```"] {
             assert_eq!(count_lines(check_headings, good), 0, "{good}");
         }
-        for bad in ["## What a retry gets", "### Whose the data are", "# Is it so?", "# Why `a`"] {
+        for bad in ["## What a retry gets", "### Whose data they are", "# Is it so?", "# Why `a`"] {
             assert_eq!(count_lines(check_headings, bad), 1, "{bad}");
         }
     }

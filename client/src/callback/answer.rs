@@ -123,10 +123,10 @@ fn lost() -> Error {
 
 /// The outcome of a call, for the client's own code.
 #[derive(Clone, Default)]
-pub(super) struct Answer(Rc<RefCell<State>>);
+pub(super) struct Answer(Rc<RefCell<AnswerState>>);
 
 #[derive(Default)]
-struct State {
+struct AnswerState {
     outcome: Option<Result<Rc<Body>>>,
     /// The source of pipelined capabilities until the outcome is there.
     early: Option<Box<dyn PipelineHook>>,

@@ -3,8 +3,8 @@
 use super::tests::{Notes, locate, restore};
 use super::*;
 use crate::connection::Connection;
-use crate::guard::limits::Limits;
 use crate::http_capnp::byte_stream;
+use crate::limits::Limits;
 use crate::restorer_capnp::restorer;
 use capnp::capability::RemotePromise;
 use capnp_rpc::rpc_twoparty_capnp::Side;

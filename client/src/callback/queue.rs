@@ -167,7 +167,7 @@ impl Queue {
         if !is_known || self.calls.borrow().is_empty() || self.runs.replace(true) {
             return;
         }
-        let running = Running(self.clone());
+        let running = QueueTask(self.clone());
         // If there is no runtime for it, dropping the task tells the callers.
         let _ = spawn(running.start_all());
     }
@@ -198,9 +198,9 @@ impl Drop for Queue {
 }
 
 /// The task of a queue. If it ends early, because its runtime does, the waiting calls are lost.
-struct Running(Rc<Queue>);
+struct QueueTask(Rc<Queue>);
 
-impl Running {
+impl QueueTask {
     async fn start_all(self) {
         loop {
             let calls = self.0.calls.take();
@@ -216,7 +216,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for QueueTask {
     fn drop(&mut self) {
         self.0.runs.set(false);
         let calls = self.0.calls.take();

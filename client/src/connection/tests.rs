@@ -50,7 +50,7 @@ struct Pair {
     client: Connection,
     server: Connection,
     /// The state of the server's guard.
-    guard: Rc<RefCell<State<DuplexStream>>>,
+    guard: Rc<RefCell<GuardState<DuplexStream>>>,
     begun: Rc<Cell<u32>>,
 }
 
@@ -58,7 +58,7 @@ fn pair() -> Pair {
     let (near, far) = duplex(64 << 10);
     let begun = Rc::new(Cell::new(0));
     let echo: restorer::Client = capnp_rpc::new_client(Echo { begun: begun.clone() });
-    let guard = Rc::new(RefCell::new(State::new(far, Limits::default(), Arc::default())));
+    let guard = Rc::new(RefCell::new(GuardState::new(far, Limits::default(), Arc::default())));
     let server = Connection::over(guard.clone(), Side::Server, Some(echo.client)).unwrap();
     let client = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
     Pair { client, server, guard, begun }

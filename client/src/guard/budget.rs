@@ -25,12 +25,12 @@ impl Budget {
 
 /// One connection's part, until it is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+pub(super) struct BudgetPart {
     budget: Budget,
     counted: usize,
 }
 
-impl Share {
+impl BudgetPart {
     pub(super) fn of(budget: Budget) -> Self {
         Self { budget, counted: 0 }
     }
@@ -51,7 +51,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetPart {
     fn drop(&mut self) {
         self.budget.0.fetch_sub(self.counted, Ordering::Relaxed);
     }
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn greedy_ones_leave_as_much_as_each_of_them_has() {
         let (budget, max) = (Budget::default(), 64 * STEP_BYTES);
-        let mut shares: Vec<_> = (0..7).map(|_| Share::of(budget.clone())).collect();
+        let mut shares: Vec<_> = (0..7).map(|_| BudgetPart::of(budget.clone())).collect();
         let mut held = [0; 7];
         let mut grew = true;
         while std::mem::take(&mut grew) {
@@ -79,7 +79,7 @@ mod tests {
         }
         assert_eq!(held, [8 * STEP_BYTES; 7], "one part in eight each");
         assert_eq!(budget.bytes(), 56 * STEP_BYTES);
-        let mut last = Share::of(budget.clone());
+        let mut last = BudgetPart::of(budget.clone());
         assert!(last.hold(4 * STEP_BYTES, max));
         drop(shares);
         assert_eq!(budget.bytes(), 4 * STEP_BYTES);
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn small_change_is_not_counted_and_letting_go_is_always_right() {
         let budget = Budget::default();
-        let mut share = Share::of(budget.clone());
+        let mut share = BudgetPart::of(budget.clone());
         assert!(share.hold(STEP_BYTES - 1, 0));
         assert_eq!(budget.bytes(), 0);
         assert!(!share.hold(3 * STEP_BYTES, 0));

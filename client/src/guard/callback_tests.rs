@@ -67,14 +67,14 @@ fn request(
 struct Pair {
     client: Connection,
     server: Connection,
-    guard: Rc<RefCell<State<DuplexStream>>>,
+    guard: Rc<RefCell<GuardState<DuplexStream>>>,
     bites: Arc<Bites>,
 }
 
 fn pair(bootstrap: capnp::capability::Client, limits: Limits) -> Pair {
     let (near, far) = duplex(64 << 10);
     let bites = Arc::<Bites>::default();
-    let guard = Rc::new(RefCell::new(State::new(far, limits, bites.clone())));
+    let guard = Rc::new(RefCell::new(GuardState::new(far, limits, bites.clone())));
     let server = Connection::over(guard.clone(), Side::Server, Some(bootstrap)).unwrap();
     let client = Connection::new(near, Side::Client, None, Limits::of_dialler()).unwrap();
     Pair { client, server, guard, bites }
@@ -133,7 +133,7 @@ async fn callbacks_that_call_again_at_the_limit_are_cut_with_a_reason() {
 }
 
 /// A message of the peer as it comes from the wire.
-fn incoming(write: impl FnOnce(message::Builder)) -> Incoming {
+fn incoming(write: impl FnOnce(message::Builder)) -> ReceivedMessage {
     let mut message = Builder::new_default();
     write(message.init_root());
     crate::wire::tests::incoming(&message)
@@ -142,7 +142,7 @@ fn incoming(write: impl FnOnce(message::Builder)) -> Incoming {
 /// A number in an answer may mean nothing until the waiting messages were delivered.
 #[test]
 fn answers_wait_for_what_they_speak_of_and_for_nothing_else() {
-    let mut queue = Queue::default();
+    let mut queue = MessageQueue::default();
     let mut push = |write: fn(message::Builder)| queue.push(incoming(write)).unwrap();
     push(|message| message.init_call().set_question_id(7));
     push(|message| message.init_bootstrap().set_question_id(8));

@@ -16,7 +16,7 @@
 //! **Invariant:** each receipt is given back once, no matter what happens to the answer, unless the
 //! connection ends.
 
-use super::State;
+use super::GuardState;
 use super::made;
 use super::outlet::{Outlet, Unread};
 use super::scatter::ByNumber;
@@ -144,7 +144,7 @@ impl Callers {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     /// Writes the number of a receipt, if there is one, into the answer that was put on the wire
     /// last.
     pub(super) fn ask_for_receipt(

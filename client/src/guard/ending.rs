@@ -8,11 +8,11 @@ use capnp::Error;
 use capnp_rpc::rpc_capnp::message;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::limits::Refusal;
 use super::pipelines::Pipelines;
-use super::{State, abort, made, wake};
+use super::{GuardState, abort, made, wake};
+use crate::limits::Rejection;
 use crate::reason::Reason;
-use crate::wire::Incoming;
+use crate::wire::ReceivedMessage;
 
 /// The messages that the peer should read before the stream is closed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) enum Farewell {
     Reason,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     /// The RPC system failed: tells the peer why, after what is already written, and sends nothing
     /// else.
     pub(crate) fn give_up(&mut self, reason: Error) {
@@ -68,7 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     pub(super) fn take_answer(
         &mut self,
         cx: &mut Context,
-    ) -> Poll<Result<Option<Incoming>, Refusal>> {
+    ) -> Poll<Result<Option<ReceivedMessage>, Rejection>> {
         loop {
             let Some(error) = self.unwritable.clone() else { return Poll::Pending };
             match ready!(self.wire.poll_read(cx)) {
@@ -121,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 }
 
-fn is_answer(message: &Incoming) -> bool {
+fn is_answer(message: &ReceivedMessage) -> bool {
     let root = message.get_root::<message::Reader>().and_then(|root| Ok(root.which()?));
     matches!(root, Ok(message::Return(_) | message::Abort(_)))
 }

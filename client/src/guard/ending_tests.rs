@@ -71,10 +71,10 @@ async fn answers_that_came_before_the_peer_was_gone_are_read() {
     let (near, far) = duplex(64 << 10);
     let faults = Rc::new(Faults::default());
     let near = Faulty(near, faults.clone());
-    let client = Rc::new(RefCell::new(State::new(near, Limits::default(), Arc::default())));
+    let client = Rc::new(RefCell::new(GuardState::new(near, Limits::default(), Arc::default())));
     let desk: restorer::Client = capnp_rpc::new_client(Desk::default());
     let limits = Limits::default();
-    let far = Rc::new(RefCell::new(State::new(far, limits, Arc::default())));
+    let far = Rc::new(RefCell::new(GuardState::new(far, limits, Arc::default())));
     let server = Connection::over(far, Side::Server, Some(desk.client)).unwrap();
     let client = Connection::over(client, Side::Client, None).unwrap();
     let desk: restorer::Client = client.bootstrap();
@@ -99,7 +99,7 @@ async fn answers_that_came_before_the_peer_was_gone_are_read() {
 #[tokio::test(flavor = "local")]
 async fn a_peer_that_reads_slowly_and_still_sends_gets_its_answers_at_the_end() {
     let (mut peer, near) = slow_pair().await;
-    let state = Rc::new(RefCell::new(State::new(near, Limits::default(), Arc::default())));
+    let state = Rc::new(RefCell::new(GuardState::new(near, Limits::default(), Arc::default())));
     let desk: restorer::Client = capnp_rpc::new_client(Desk::default());
     let server = Connection::over(state, Side::Server, Some(desk.client)).unwrap();
     let asked = "x".repeat(100_000).leak();

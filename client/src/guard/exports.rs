@@ -2,7 +2,7 @@
 //!
 //! The RPC system gives out the numbers, always the smallest free one.
 
-use super::limits::{Limit, Refusal};
+use crate::limits::{Limit, Rejection};
 use capnp_rpc::rpc_capnp::{cap_descriptor, payload};
 
 #[derive(Default)]
@@ -73,13 +73,13 @@ impl Exports {
     }
 
     /// The peer releases this many references.
-    pub(super) fn release(&mut self, id: u32, count: u32) -> Result<(), Refusal> {
+    pub(super) fn release(&mut self, id: u32, count: u32) -> Result<(), Rejection> {
         let export = self.all.get_mut(id as usize).filter(|export| export.references > 0);
         let Some((export, rest)) = export
             .and_then(|export| export.references.checked_sub(count).map(|rest| (export, rest)))
         else {
             let reason = "a capability was released that the peer doesn't hold";
-            return Refusal::over(Limit::UnknownCapability, reason);
+            return Rejection::over(Limit::UnknownCapability, reason);
         };
         export.references = rest;
         if rest == 0 {
@@ -90,11 +90,11 @@ impl Exports {
     }
 
     /// Checks a number of a capability that the peer used.
-    pub(super) fn check(&self, id: u32) -> Result<(), Refusal> {
+    pub(super) fn check(&self, id: u32) -> Result<(), Rejection> {
         if self.all.get(id as usize).is_some_and(|export| export.references > 0) {
             return Ok(());
         }
         let reason = "a capability was named that the peer doesn't hold";
-        Refusal::over(Limit::UnknownCapability, reason)
+        Rejection::over(Limit::UnknownCapability, reason)
     }
 }

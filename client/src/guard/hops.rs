@@ -12,7 +12,7 @@
 //! **Invariant:** only connections between parts of one system carry the count. No other peer is
 //! told it, and what others send there is ignored.
 
-use super::State;
+use super::GuardState;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::raw::get_struct_data_section;
 use capnp_rpc::rpc_capnp::{call, message};
@@ -45,7 +45,7 @@ pub fn with_origin<T>(hops: u8, caller: u32, send: impl FnOnce() -> T) -> T {
     send()
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     /// The hop count of a received call.
     pub(super) fn hops_of(&self, call: call::Reader) -> u8 {
         if !self.limits.tells_hops {

@@ -7,7 +7,7 @@ use capnp::message::{Builder, Reader, ReaderOptions};
 use capnp::raw::get_struct_data_section;
 use capnp_rpc::rpc_capnp::call;
 
-fn call_in(message: &Incoming) -> call::Reader<'_> {
+fn call_in(message: &ReceivedMessage) -> call::Reader<'_> {
     match message.get_root::<message::Reader>().unwrap().which().unwrap() {
         message::Call(Ok(call)) => call,
         _ => panic!("it is a call"),

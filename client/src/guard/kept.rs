@@ -15,11 +15,11 @@
 //! **Invariant:** a call keeps its number while its `Finish` is held: a later call of ours with the
 //! same number goes out under another one.
 
-use super::limits::{Limit, Refusal};
 use super::patch::Patches;
 use super::scatter::{ByNumber, NumberSet};
 use super::tables::NOT_OPEN;
-use crate::wire::Incoming;
+use crate::limits::{Limit, Rejection};
+use crate::wire::ReceivedMessage;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::{ClientHook, PipelineOp};
 use capnp::traits::Imbue;
@@ -37,7 +37,7 @@ type Path = Vec<u16>;
 
 /// The kept paths of a connection; the head of the file explains them.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct KeptPaths {
     /// The paths on which something was sent, by the calls of ours that have no answer yet.
     used: ByNumber<Vec<Path>>,
     /// By the guard's number: the call on the wire, and the path into its answer.
@@ -61,7 +61,7 @@ pub(super) enum Which {
     All,
 }
 
-impl Kept {
+impl KeptPaths {
     /// Tells whether sent messages need no changes.
     fn is_idle(&self) -> bool {
         self.caps.is_empty() && self.renamed.is_empty() && self.finished.is_empty()
@@ -81,19 +81,22 @@ impl Kept {
     ///
     /// # Errors
     /// The peer has that call under another number.
-    pub(super) fn name(&mut self, call: u32) -> Result<Option<u32>, Refusal> {
+    pub(super) fn name(&mut self, call: u32) -> Result<Option<u32>, Rejection> {
         if self.names.is_empty() {
             return Ok(None);
         }
         if self.renamed.get(&call).is_some_and(|wire| self.names.contains_key(wire)) {
-            return Refusal::over(Limit::UnknownCapability, NOT_OPEN);
+            return Rejection::over(Limit::UnknownCapability, NOT_OPEN);
         }
         Ok(self.names.remove(&call))
     }
 
     /// Changes a message that is about to be sent, so that it names kept capabilities as the peer
     /// knows them. Returns `false` if it isn't sent now, or never.
-    pub(super) fn change(&mut self, message: &mut Builder<HeapAllocator>) -> Result<bool, Refusal> {
+    pub(super) fn change(
+        &mut self,
+        message: &mut Builder<HeapAllocator>,
+    ) -> Result<bool, Rejection> {
         if self.is_idle() {
             return Ok(true);
         }
@@ -149,7 +152,7 @@ impl Kept {
     }
 
     /// Notes the paths into open answers used by a call that is about to be sent.
-    pub(super) fn note_call(&mut self, call: call::Reader) -> Result<(), Refusal> {
+    pub(super) fn note_call(&mut self, call: call::Reader) -> Result<(), Rejection> {
         self.note_number(call.get_question_id());
         if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
             self.note_path(answer?)?;
@@ -163,14 +166,14 @@ impl Kept {
     }
 
     /// As [`note_call`](Self::note_call), for an answer of ours.
-    pub(super) fn note_answer(&mut self, answer: return_::Reader) -> Result<(), Refusal> {
+    pub(super) fn note_answer(&mut self, answer: return_::Reader) -> Result<(), Rejection> {
         match answer.which()? {
             return_::Results(payload) => self.note_caps(payload?),
             _ => Ok(()),
         }
     }
 
-    fn note_caps(&mut self, payload: payload::Reader) -> Result<(), Refusal> {
+    fn note_caps(&mut self, payload: payload::Reader) -> Result<(), Rejection> {
         for cap in payload.get_cap_table()? {
             if let cap_descriptor::ReceiverAnswer(answer) = cap.which()? {
                 self.note_path(answer?)?;
@@ -179,7 +182,7 @@ impl Kept {
         Ok(())
     }
 
-    fn note_path(&mut self, answer: promised_answer::Reader) -> Result<(), Refusal> {
+    fn note_path(&mut self, answer: promised_answer::Reader) -> Result<(), Rejection> {
         let path = path_of(answer)?;
         let used = self.used.entry(answer.get_question_id()).or_default();
         if !used.contains(&path) {
@@ -192,10 +195,10 @@ impl Kept {
     pub(super) fn receive(
         &mut self,
         call: u32,
-        incoming: &Incoming,
+        incoming: &ReceivedMessage,
         which: Which,
         patches: &mut Patches,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let Some(used) = self.used.remove(&call) else { return Ok(()) };
         let Ok(message::Return(answer)) = incoming.get_root::<message::Reader>()?.which() else {
             return Ok(());
@@ -247,7 +250,7 @@ impl Kept {
         name
     }
 
-    fn change_call(&mut self, mut call: call::Builder) -> Result<(), Refusal> {
+    fn change_call(&mut self, mut call: call::Builder) -> Result<(), Rejection> {
         // The target comes first: it refers to calls before this one.
         self.change_target(call.reborrow().get_target()?)?;
         self.change_caps(call.reborrow().get_params()?)?;
@@ -256,7 +259,7 @@ impl Kept {
         Ok(())
     }
 
-    fn change_target(&self, mut target: message_target::Builder) -> Result<(), Refusal> {
+    fn change_target(&self, mut target: message_target::Builder) -> Result<(), Rejection> {
         match target.reborrow().which()? {
             message_target::ImportedCap(id) => {
                 if let Some((call, path)) = self.caps.get(&id) {
@@ -268,7 +271,7 @@ impl Kept {
         Ok(())
     }
 
-    fn change_caps(&self, payload: payload::Builder) -> Result<(), Refusal> {
+    fn change_caps(&self, payload: payload::Builder) -> Result<(), Rejection> {
         let mut caps = payload.get_cap_table()?;
         for at in 0..caps.len() {
             let mut cap = caps.reborrow().get(at);
@@ -285,7 +288,7 @@ impl Kept {
         Ok(())
     }
 
-    fn change_disembargo(&self, disembargo: disembargo::Builder) -> Result<(), Refusal> {
+    fn change_disembargo(&self, disembargo: disembargo::Builder) -> Result<(), Rejection> {
         self.change_target(disembargo.get_target()?)
     }
 
@@ -303,7 +306,7 @@ pub(super) enum Released {
     Last(u32),
 }
 
-fn path_of(answer: promised_answer::Reader) -> Result<Path, Refusal> {
+fn path_of(answer: promised_answer::Reader) -> Result<Path, Rejection> {
     let mut path = Vec::new();
     for step in answer.get_transform()? {
         if let promised_answer::op::GetPointerField(field) = step.which()? {

@@ -1,10 +1,10 @@
-//! Tests of [`Kept`] by the messages that go out and come in, without a connection.
+//! Tests of [`KeptPaths`] by the messages that go out and come in, without a connection.
 
-use super::kept::{Kept, Released, Which};
-use super::limits::{Limit, Refusal};
+use super::kept::{KeptPaths, Released, Which};
 use super::patch::Patches;
 use super::raw::{Cap, Write, bootstrap, finish, write, write_caps};
-use crate::wire::Incoming;
+use crate::limits::{Limit, Rejection};
+use crate::wire::ReceivedMessage;
 use capnp::any_pointer;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::traits::ImbueMut;
@@ -12,7 +12,7 @@ use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, message, message_target, payload, promised_answer, return_,
 };
 
-/// The first numbers that `Kept` gives out, in order.
+/// The first numbers that `KeptPaths` gives out, in order.
 const FIRST: u32 = 1 << 29;
 const SECOND: u32 = FIRST + 1;
 const THIRD: u32 = FIRST + 2;
@@ -97,7 +97,7 @@ fn point(
 }
 
 /// Sends a message of the RPC system, and describes the message that goes out for it.
-fn send(kept: &mut Kept, write: Write) -> String {
+fn send(kept: &mut KeptPaths, write: Write) -> String {
     let mut message = Builder::new_default();
     write(message.init_root());
     match message.get_root_as_reader::<message::Reader>().unwrap().which() {
@@ -115,7 +115,7 @@ fn send(kept: &mut Kept, write: Write) -> String {
 
 /// Describes the capabilities of an answer as the RPC system sees them.
 fn receive(
-    kept: &mut Kept,
+    kept: &mut KeptPaths,
     call: u32,
     answer: &Builder<HeapAllocator>,
     which: Which,
@@ -123,7 +123,7 @@ fn receive(
     let incoming = crate::wire::tests::incoming(answer);
     let mut patches = Patches::default();
     assert!(kept.receive(call, &incoming, which, &mut patches).is_ok());
-    let incoming: Incoming = patches.apply(incoming, ReaderOptions::new());
+    let incoming: ReceivedMessage = patches.apply(incoming, ReaderOptions::new());
     let message::Return(Ok(answer)) =
         incoming.get_root::<message::Reader>().unwrap().which().unwrap()
     else {
@@ -189,8 +189,8 @@ fn word_of_answer(answer: promised_answer::Reader) -> String {
 }
 
 /// The state after a call and further calls on these paths into its answer.
-fn asked(call: u32, paths: &[&'static [u16]]) -> Kept {
-    let mut kept = Kept::default();
+fn asked(call: u32, paths: &[&'static [u16]]) -> KeptPaths {
+    let mut kept = KeptPaths::default();
     send(&mut kept, calls(call, Target::Import(0), &[]));
     for (number, path) in (100..).zip(paths) {
         send(&mut kept, calls(number, Target::Answer(call, path), &[]));
@@ -200,7 +200,7 @@ fn asked(call: u32, paths: &[&'static [u16]]) -> Kept {
 
 /// The state after an answer to call 1 with a capability of ours, which is kept under the first
 /// number. The RPC system has finished the call, and the `Finish` is held.
-fn held() -> Kept {
+fn held() -> KeptPaths {
     let mut kept = asked(1, &[SHALLOW]);
     let table = [Cap::Ours(7)];
     let told = receive(&mut kept, 1, &answer(1, &table, [0, 0]), Which::NotTheirs);
@@ -261,7 +261,7 @@ fn an_answer_under_a_number_that_is_held_is_refused() {
     let mut kept = held();
     send(&mut kept, calls(1, Target::Import(0), &[]));
     let refused = kept.name(1);
-    assert!(matches!(&refused, Err(Refusal::Over(Limit::UnknownCapability, reason))
+    assert!(matches!(&refused, Err(Rejection::Over(Limit::UnknownCapability, reason))
             if reason == "a call was answered that is not open"));
     assert!(matches!(kept.name(SECOND), Ok(Some(1))), "it is still open");
 }

@@ -6,9 +6,9 @@ use capnp_rpc::IncomingMessage;
 use capnp_rpc::rpc_capnp::{exception, message, return_};
 
 /// A message that the guard made.
-pub(super) struct Made(pub(super) Builder<HeapAllocator>);
+pub(super) struct MadeMessage(pub(super) Builder<HeapAllocator>);
 
-impl IncomingMessage for Made {
+impl IncomingMessage for MadeMessage {
     fn get_body(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
         self.0.get_root_as_reader()
     }

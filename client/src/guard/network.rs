@@ -1,10 +1,10 @@
 //! The guarded connection as the RPC system sees it.
 //!
-//! Nothing here looks into a message: everything is passed on to the [`State`] and back.
+//! Nothing here looks into a message: everything is passed on to the [`GuardState`] and back.
 
 use super::pipelines::Call;
-use super::{Message, State, wake};
-use crate::wire::Incoming;
+use super::{GuardState, Message, wake};
+use crate::wire::ReceivedMessage;
 use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::{Error, any_pointer};
@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-type Shared<S> = Rc<RefCell<State<S>>>;
+type Shared<S> = Rc<RefCell<GuardState<S>>>;
 
 /// A network of two vats: one connection, which is there from the start.
 pub(crate) struct Guard<S> {
@@ -84,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<Side> for Guarded<S
 
 /// A message that came in.
 pub(super) struct Received {
-    pub(super) message: Incoming,
+    pub(super) message: ReceivedMessage,
     /// The call, if the message is one.
     pub(super) call: Option<Call>,
 }

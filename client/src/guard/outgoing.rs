@@ -8,9 +8,9 @@
 //! No capability is described as a promise, and none is ever resolved for the peer: its path stays
 //! the same as long as it is held.
 
-use super::limits::{CAPABILITIES_SENT_MAX, ERROR_BYTES_MAX, MESSAGE_BYTES_SENT_MAX};
 use super::made;
 use super::scatter::ByNumber;
+use crate::limits::{CAPABILITIES_SENT_MAX, ERROR_BYTES_MAX, MESSAGE_BYTES_SENT_MAX};
 use crate::reason::{Reason, said};
 use capnp::message::{Builder, HeapAllocator};
 use capnp::{Error, ErrorKind};

@@ -160,7 +160,7 @@ impl Outlet {
     /// Counts an answer of this many bytes that came from elsewhere. Resolves when there is room
     /// for it.
     pub async fn room_for(self: &Rc<Self>, bytes: usize) {
-        let _kept = Kept::new(self, bytes);
+        let _kept = KeptAnswer::new(self, bytes);
         self.room().await;
     }
 
@@ -344,19 +344,19 @@ impl Drop for Unread {
 }
 
 /// An answer that waits for room.
-struct Kept<'a> {
+struct KeptAnswer<'a> {
     outlet: &'a Outlet,
     bytes: usize,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> KeptAnswer<'a> {
     fn new(outlet: &'a Outlet, bytes: usize) -> Self {
         outlet.kept.set(outlet.kept.get() + bytes);
         Self { outlet, bytes }
     }
 }
 
-impl Drop for Kept<'_> {
+impl Drop for KeptAnswer<'_> {
     fn drop(&mut self) {
         self.outlet.kept.set(self.outlet.kept.get() - self.bytes);
     }

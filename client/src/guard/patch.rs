@@ -3,8 +3,8 @@
 //! In a message from a peer, parts may overlap. So all changes are noted first, and the caller
 //! checks the changed message afterwards, as the RPC system will see it.
 
-use super::limits::Refusal;
-use crate::wire::Incoming;
+use crate::limits::Rejection;
+use crate::wire::ReceivedMessage;
 use capnp::Error;
 use capnp::message::{Reader, ReaderOptions};
 use capnp::raw::get_struct_data_section;
@@ -30,7 +30,7 @@ impl Patches {
         self.0.is_empty()
     }
 
-    pub(super) fn kind(&mut self, cap: cap_descriptor::Reader, kind: u16) -> Result<(), Refusal> {
+    pub(super) fn kind(&mut self, cap: cap_descriptor::Reader, kind: u16) -> Result<(), Rejection> {
         self.set(cap, 0, &kind.to_le_bytes())
     }
 
@@ -39,7 +39,7 @@ impl Patches {
         &mut self,
         cap: cap_descriptor::Reader,
         number: u32,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         self.set(cap, 4, &number.to_le_bytes())?;
         self.kind(cap, SENDER_HOSTED)
     }
@@ -49,7 +49,7 @@ impl Patches {
         &mut self,
         answer: promised_answer::Reader,
         call: u32,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         const NOOP: u16 = 0;
         for step in answer.get_transform()? {
             if let promised_answer::op::GetPointerField(_) = step.which()? {
@@ -60,7 +60,7 @@ impl Patches {
     }
 
     /// Sends the results to the caller.
-    pub(super) fn results_to_caller(&mut self, call: call::Reader) -> Result<(), Refusal> {
+    pub(super) fn results_to_caller(&mut self, call: call::Reader) -> Result<(), Rejection> {
         const CALLER: u16 = 0;
         self.set(call, 6, &CALLER.to_le_bytes())
     }
@@ -77,12 +77,16 @@ impl Patches {
     }
 
     /// Makes it the answer to another call.
-    pub(super) fn call(&mut self, answer: return_::Reader, call: u32) -> Result<(), Refusal> {
+    pub(super) fn call(&mut self, answer: return_::Reader, call: u32) -> Result<(), Rejection> {
         self.set(answer, 0, &call.to_le_bytes())
     }
 
     /// The message with all changes.
-    pub(super) fn apply(self, incoming: Incoming, options: ReaderOptions) -> Incoming {
+    pub(super) fn apply(
+        self,
+        incoming: ReceivedMessage,
+        options: ReaderOptions,
+    ) -> ReceivedMessage {
         let mut segments = incoming.into_segments();
         for Patch { address, bytes, length } in self.0 {
             segments.patch(address, &bytes[..length]);
@@ -104,7 +108,7 @@ impl Patches {
         part: impl IntoInternalStructReader<'a>,
         at: usize,
         value: &[u8],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let data = get_struct_data_section(part);
         if data.len() < at + value.len() {
             let reason = "a message leaves out a number that must be there";

@@ -62,14 +62,14 @@ impl restorer::Server for Echo {
 pub(super) struct Peer {
     far: DuplexStream,
     near: Connection,
-    pub(super) guard: Rc<RefCell<State<DuplexStream>>>,
+    pub(super) guard: Rc<RefCell<GuardState<DuplexStream>>>,
     unread: Vec<u8>,
 }
 
 impl Peer {
     fn new(limits: Limits) -> Self {
         let (far, near) = duplex(64 << 10);
-        let guard = State::new(near, limits, Arc::default());
+        let guard = GuardState::new(near, limits, Arc::default());
         let guard = Rc::new(RefCell::new(guard));
         let echo: restorer::Client = capnp_rpc::new_client(Echo);
         let near = Connection::over(guard.clone(), Side::Client, Some(echo.client)).unwrap();
@@ -438,7 +438,8 @@ async fn what_is_too_large_to_be_sent_fails_alone() {
 async fn too_many_capabilities_fail_alone_and_none_is_lost() {
     let (near, far) = duplex(64 << 10);
     let echo: restorer::Client = capnp_rpc::new_client(Echo);
-    let state = |stream, limits| Rc::new(RefCell::new(State::new(stream, limits, Arc::default())));
+    let state =
+        |stream, limits| Rc::new(RefCell::new(GuardState::new(stream, limits, Arc::default())));
     let (near, far) = (state(near, Limits::of_dialler()), state(far, Limits::default()));
     let server = Connection::over(far.clone(), Side::Server, Some(echo.client)).unwrap();
     let client = Connection::over(near.clone(), Side::Client, None).unwrap();

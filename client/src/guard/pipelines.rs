@@ -14,11 +14,11 @@
 //! **Invariant:** a path that was used leads to the same capability until the answer is out.
 //! **Invariant:** the guard's calls for an answer are finished when that answer is out.
 
-use super::limits::{Limit, Refusal};
-use super::made::{self, Made};
+use super::made::{self, MadeMessage};
 use super::outlet::Outlet;
 use super::scatter::ByNumber;
 use super::{Message, patch::Patches};
+use crate::limits::{Limit, Rejection};
 use capnp::any_pointer;
 use capnp::capability::{Client, Promise, Request};
 use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook};
@@ -156,7 +156,7 @@ impl Pipelines {
         answer: promised_answer::Reader,
         patches: &mut Patches,
         before: &mut Vec<Message>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let call = answer.get_question_id();
         check_number(call)?;
         let taken_over = self.taken_over.0.borrow();
@@ -174,7 +174,7 @@ impl Pipelines {
             return patches.answer(answer, *own);
         }
         if used.len() >= PATHS_MAX {
-            return Refusal::over(Limit::Exports, "too many paths into one answer");
+            return Rejection::over(Limit::Exports, "too many paths into one answer");
         }
         while self.own.contains_key(&self.next) {
             self.next = following(self.next);
@@ -182,11 +182,11 @@ impl Pipelines {
         let own = self.next;
         self.next = following(own);
         if !std::mem::replace(&mut self.door_is_open, true) {
-            before.push(Box::new(Made(made::bootstrap(DOOR))));
+            before.push(Box::new(MadeMessage(made::bootstrap(DOOR))));
         }
         let steps: Vec<_> = path.iter().map(|field| PipelineOp::GetPointerField(*field)).collect();
         self.door.given.borrow_mut().push_back(pipeline.pipelined(&steps));
-        before.push(Box::new(Made(made::call(own, DOOR, DOOR_INTERFACE))));
+        before.push(Box::new(MadeMessage(made::call(own, DOOR, DOOR_INTERFACE))));
         self.own.insert(own, Own::default());
         used.push((path, own));
         patches.answer(answer, own)
@@ -242,12 +242,12 @@ impl Pipelines {
     fn end_if_over(&mut self, call: u32) -> Option<Message> {
         let Own { is_answered: true, is_over: true } = self.own.get(&call)? else { return None };
         self.own.remove(&call);
-        Some(Box::new(Made(made::finish(call, true))))
+        Some(Box::new(MadeMessage(made::finish(call, true))))
     }
 
     /// The connection has ended. Returns what it held, to be dropped when nothing here is borrowed.
-    pub(super) fn close(&mut self) -> Held {
-        Held {
+    pub(super) fn close(&mut self) -> HeldCaps {
+        HeldCaps {
             _taken_over: self.taken_over.0.take(),
             _answered: std::mem::take(&mut self.answered),
             _given: self.door.given.take(),
@@ -256,7 +256,7 @@ impl Pipelines {
 }
 
 /// Capabilities and pipelines that a connection held for other code.
-pub(crate) struct Held {
+pub(crate) struct HeldCaps {
     _taken_over: Option<ByNumber<Rc<dyn Pipelined>>>,
     _answered: Vec<Rc<dyn Pipelined>>,
     _given: VecDeque<Box<dyn ClientHook>>,
@@ -268,13 +268,13 @@ fn following(number: u32) -> u32 {
 
 /// # Errors
 /// When the number is none that a peer may use.
-pub(super) fn check_number(call: u32) -> Result<(), Refusal> {
+pub(super) fn check_number(call: u32) -> Result<(), Rejection> {
     if !Pipelines::is_own(call) {
         return Ok(());
     }
     let Range { start, end } = OWN_CALLS;
     let reason = format!("a call has the number {call}; those from {start} to {end} are taken");
-    Refusal::over(Limit::UnknownCapability, reason)
+    Rejection::over(Limit::UnknownCapability, reason)
 }
 
 /// The bootstrap capability. It also hands out the capabilities that the guard put there, in order.

@@ -4,9 +4,9 @@
 //! Only a `Return` may overtake waiting messages, because a call that began may need it to end.
 //! Even a `Return` waits if it refers to something that is still in the queue.
 
-use super::limits::Refusal;
 use super::scatter::ByNumber;
-use crate::wire::{Incoming, cost};
+use crate::limits::Rejection;
+use crate::wire::{ReceivedMessage, cost};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ const MESSAGE_BYTES: usize = 256;
 const MESSAGES_KEPT: usize = 16;
 
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct MessageQueue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
     /// The numbers of the waiting calls.
@@ -25,7 +25,7 @@ pub(super) struct Queue {
 }
 
 struct Waiting {
-    message: Incoming,
+    message: ReceivedMessage,
     bytes: usize,
     kind: Kind,
 }
@@ -68,7 +68,7 @@ pub(super) enum Calls {
     Wait,
 }
 
-impl Queue {
+impl MessageQueue {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -78,7 +78,7 @@ impl Queue {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, message: Incoming) -> Result<(), Refusal> {
+    pub(super) fn push(&mut self, message: ReceivedMessage) -> Result<(), Rejection> {
         let kind = match message.get_root::<message::Reader>()?.which() {
             Ok(message::Call(call)) => Kind::Call(call?.get_question_id()),
             Ok(message::Bootstrap(bootstrap)) => Kind::Bootstrap(bootstrap?.get_question_id()),
@@ -94,7 +94,7 @@ impl Queue {
     }
 
     /// The next message, unless it is a call and calls have to wait.
-    pub(super) fn pop(&mut self, calls: Calls) -> Option<Incoming> {
+    pub(super) fn pop(&mut self, calls: Calls) -> Option<ReceivedMessage> {
         let stays = |kind| calls == Calls::Wait && matches!(kind, Kind::Call(_));
         if stays(self.waiting.front()?.kind) {
             return None;
@@ -117,7 +117,7 @@ impl Queue {
         &self,
         answer: return_::Reader,
         caps_max: usize,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Rejection> {
         let payload = match answer.which()? {
             return_::Results(payload) => payload?,
             return_::TakeFromOtherQuestion(call) => return Ok(self.calls.has(call)),

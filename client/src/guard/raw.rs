@@ -71,7 +71,7 @@ pub(super) const DEADLINE: Duration = Duration::from_mins(2);
 pub(super) struct Raw {
     pub(super) near: DuplexStream,
     pub(super) server: Connection,
-    pub(super) guard: Rc<RefCell<State<DuplexStream>>>,
+    pub(super) guard: Rc<RefCell<GuardState<DuplexStream>>>,
     pub(super) bites: Arc<Bites>,
     pub(super) desk: Rc<Desk>,
     pub(super) allowed: &'static Semaphore,
@@ -86,22 +86,24 @@ impl Raw {
 
     /// A server to which the peer is a stranger.
     pub(super) fn of_stranger(limits: Limits, budget: Budget) -> Self {
-        Self::of_state(256 << 10, |far, bites| State::new(far, limits, bites).of_stranger(budget))
+        Self::of_state(256 << 10, |far, bites| {
+            GuardState::new(far, limits, bites).of_stranger(budget)
+        })
     }
 
     /// Counts the memory that the connection holds in this budget.
     pub(super) fn counts_in(&self, budget: &Budget) {
-        self.guard.borrow_mut().share = Share::of(budget.clone());
+        self.guard.borrow_mut().share = BudgetPart::of(budget.clone());
     }
 
     /// The stream buffers at most `room` bytes that the other end hasn't read.
     pub(super) fn with_room(limits: Limits, room: usize) -> Self {
-        Self::of_state(room, |far, bites| State::new(far, limits, bites))
+        Self::of_state(room, |far, bites| GuardState::new(far, limits, bites))
     }
 
     fn of_state(
         room: usize,
-        state: impl FnOnce(DuplexStream, Arc<Bites>) -> State<DuplexStream>,
+        state: impl FnOnce(DuplexStream, Arc<Bites>) -> GuardState<DuplexStream>,
     ) -> Self {
         let (near, far) = duplex(room);
         // The handlers outlive the test.

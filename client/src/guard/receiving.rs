@@ -1,10 +1,9 @@
 //! The handling of a received message whose turn has come.
 //!
-//! Nothing here waits: [`take_next`](State::take_next) does that.
+//! Nothing here waits: [`take_next`](GuardState::take_next) does that.
 
 use super::kept::Which;
-use super::limits::{Limit, Refusal};
-use super::made::{self, Made};
+use super::made::{self, MadeMessage};
 use super::network::Received;
 use super::outgoing;
 use super::outlet::Outlet;
@@ -12,8 +11,9 @@ use super::patch::{Patches, SENDER_HOSTED};
 use super::pipelines::{Arrival, check_number};
 use super::reflections::{self, Answered};
 use super::tables;
-use super::{Message, Ready, State, wake};
-use crate::wire::{Incoming, cost};
+use super::{GuardState, Message, Ready, wake};
+use crate::limits::{Limit, Rejection};
+use crate::wire::{ReceivedMessage, cost};
 use capnp::Error;
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{
@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A message that was changed.
 pub(super) struct Changed {
-    message: Incoming,
+    message: ReceivedMessage,
     /// Set for a call.
     call: Option<Begins>,
 }
@@ -37,9 +37,9 @@ struct Begins {
     caller: u32,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     /// Makes a message ready for the RPC system, or holds it back.
-    pub(super) fn deliver(&mut self, incoming: Incoming) -> Result<(), Refusal> {
+    pub(super) fn deliver(&mut self, incoming: ReceivedMessage) -> Result<(), Rejection> {
         self.messages += 1;
         let (mut patches, mut before) = (Patches::default(), Vec::new());
         let mut call = None;
@@ -112,11 +112,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     fn deliver_checked(
         &mut self,
-        incoming: Incoming,
+        incoming: ReceivedMessage,
         patches: Patches,
         before: Vec<Message>,
         call: Option<Begins>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let body = incoming.get_root::<message::Reader>()?;
         if patches.is_empty() {
             // The common case: an unchanged message needn't be read again.
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 
     /// Gives a changed message to the RPC system; its turn has come.
-    pub(super) fn pass(&mut self, changed: Changed) -> Result<(), Refusal> {
+    pub(super) fn pass(&mut self, changed: Changed) -> Result<(), Rejection> {
         let Changed { message, call } = changed;
         if let Ok(message::Return(answer)) = message.get_root::<message::Reader>()?.which() {
             let call = answer?.get_answer_id();
@@ -168,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    fn pass_checked(&mut self, message: Incoming, call: Option<Begins>) {
+    fn pass_checked(&mut self, message: ReceivedMessage, call: Option<Begins>) {
         let call = call.map(|Begins { number, hops, caller, .. }| {
             let (bytes, outlet) = (cost(&message), self.outlet_of(number, caller));
             self.pipelines.call(number, Arrival { hops, bytes, outlet })
@@ -182,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         &mut self,
         answer: return_::Reader,
         error: Builder<HeapAllocator>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         match answer.which()? {
             return_::TakeFromOtherQuestion(from) => self.reflections.give_nobody(from)?,
             return_::Results(payload) => {
@@ -193,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             _ => {}
         }
         self.tables.receive(error.get_root_as_reader()?, 0, &self.limits)?;
-        self.ready.push_front(Ready::Message(Box::new(Made(error))));
+        self.ready.push_front(Ready::Message(Box::new(MadeMessage(error))));
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         call: call::Reader,
         patches: &mut Patches,
         before: &mut Vec<Message>,
-    ) -> Result<Begins, Refusal> {
+    ) -> Result<Begins, Rejection> {
         let number = call.get_question_id();
         check_number(number)?;
         if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
@@ -228,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         payload: payload::Reader,
         patches: &mut Patches,
         before: &mut Vec<Message>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let caps = payload.get_cap_table()?;
         if caps.len() as usize > self.limits.capabilities {
             // Such a message is refused when it is checked.
@@ -249,13 +249,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 
     /// Releases the capability that a promise of the peer became: the peer may keep it.
-    fn keep(&mut self, resolve: resolve::Reader) -> Result<(), Refusal> {
+    fn keep(&mut self, resolve: resolve::Reader) -> Result<(), Rejection> {
         let resolve::Cap(cap) = resolve.which()? else { return Ok(()) };
         self.let_go(cap?)
     }
 
     /// Releases a capability that isn't used here.
-    fn let_go(&mut self, cap: cap_descriptor::Reader) -> Result<(), Refusal> {
+    fn let_go(&mut self, cap: cap_descriptor::Reader) -> Result<(), Rejection> {
         match cap.which()? {
             cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
                 self.wire.push(&made::release(id, 1));
@@ -264,26 +264,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             }
             cap_descriptor::ThirdPartyHosted(_) => {
                 let reason = "a capability of a third party of a kind that is not in use";
-                Refusal::over(Limit::UnknownKind, reason)
+                Rejection::over(Limit::UnknownKind, reason)
             }
             _ => Ok(()),
         }
     }
 
     /// The answer to our call `call` is our answer to the peer's call `from`.
-    fn take_from(&mut self, from: u32, call: u32) -> Result<(), Refusal> {
+    fn take_from(&mut self, from: u32, call: u32) -> Result<(), Rejection> {
         if !self.tables.has_question(call) {
-            return Refusal::over(Limit::UnknownCapability, tables::NOT_OPEN);
+            return Rejection::over(Limit::UnknownCapability, tables::NOT_OPEN);
         }
         let answered = self.reflections.take_from(from, call)?;
         answered.map_or(Ok(()), |answered| self.deliver_reflected(answered))
     }
 
-    pub(super) fn deliver_reflected(&mut self, answered: Answered) -> Result<(), Refusal> {
+    pub(super) fn deliver_reflected(&mut self, answered: Answered) -> Result<(), Rejection> {
         if self.tables.is_given_up(answered.call) {
             let canceled = made::canceled(answered.call);
             self.tables.receive(canceled.get_root_as_reader()?, 0, &self.limits)?;
-            self.ready.push_front(Ready::Message(Box::new(Made(canceled))));
+            self.ready.push_front(Ready::Message(Box::new(MadeMessage(canceled))));
             return Ok(());
         }
         let call = answered.call;
@@ -300,7 +300,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
 /// The number of the call that a message is about. If other changes to the message altered it, the
 /// tables and the RPC system would disagree about the call.
-fn number_of(message: message::Reader) -> Result<Option<u32>, Refusal> {
+fn number_of(message: message::Reader) -> Result<Option<u32>, Rejection> {
     Ok(match message.which()? {
         message::Call(call) => Some(call?.get_question_id()),
         message::Return(answer) => Some(answer?.get_answer_id()),
@@ -309,7 +309,7 @@ fn number_of(message: message::Reader) -> Result<Option<u32>, Refusal> {
     })
 }
 
-fn check_disembargo(disembargo: disembargo::Reader) -> Result<(), Refusal> {
+fn check_disembargo(disembargo: disembargo::Reader) -> Result<(), Rejection> {
     match disembargo.get_target()?.which()? {
         message_target::PromisedAnswer(answer) => check_number(answer?.get_question_id()),
         message_target::ImportedCap(_) => Ok(()),

@@ -9,10 +9,10 @@
 //! **Invariant:** our call gets its `Return` before the `Finish` of the reflected call releases the
 //! capabilities in it.
 
-use super::limits::{Limit, Limits, Refusal};
 use super::patch::{Patches, RECEIVER_HOSTED, SENDER_HOSTED};
 use super::scatter::ByNumber;
-use crate::wire::{Incoming, Segments, cost};
+use crate::limits::{Limit, Limits, Rejection};
+use crate::wire::{ReceivedMessage, Segments, cost};
 use capnp::Error;
 use capnp::message::{Builder, HeapAllocator, Reader};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
@@ -32,7 +32,7 @@ pub(super) struct Reflections {
 #[derive(Default)]
 struct Reflected {
     asker: Asker,
-    results: Option<Incoming>,
+    results: Option<ReceivedMessage>,
     is_answered: bool,
     is_finished: bool,
 }
@@ -51,7 +51,7 @@ enum Asker {
 /// Results, and the call of ours that gets them.
 pub(super) struct Answered {
     pub(super) call: u32,
-    pub(super) results: Incoming,
+    pub(super) results: ReceivedMessage,
 }
 
 impl Reflections {
@@ -69,21 +69,25 @@ impl Reflections {
     }
 
     /// The peer answers our call with the results of its call `from`.
-    pub(super) fn take_from(&mut self, from: u32, call: u32) -> Result<Option<Answered>, Refusal> {
+    pub(super) fn take_from(
+        &mut self,
+        from: u32,
+        call: u32,
+    ) -> Result<Option<Answered>, Rejection> {
         let results = self.ask(from, Asker::Call(call))?;
         Ok(results.map(|results| Answered { call, results }))
     }
 
     /// The peer names the results of `from` as the answer to a call that already has one.
-    pub(super) fn give_nobody(&mut self, from: u32) -> Result<(), Refusal> {
+    pub(super) fn give_nobody(&mut self, from: u32) -> Result<(), Rejection> {
         self.ask(from, Asker::Nobody).map(drop)
     }
 
-    fn ask(&mut self, from: u32, asker: Asker) -> Result<Option<Incoming>, Refusal> {
+    fn ask(&mut self, from: u32, asker: Asker) -> Result<Option<ReceivedMessage>, Rejection> {
         let unknown = |one: &&mut Reflected| one.asker == Asker::Unknown;
         let Some(reflected) = self.calls.get_mut(&from).filter(unknown) else {
             let reason = "an answer is to be that of a call that has none to give";
-            return Refusal::over(Limit::UnknownCapability, reason);
+            return Rejection::over(Limit::UnknownCapability, reason);
         };
         reflected.asker = asker;
         let results = reflected.results.take();
@@ -92,7 +96,7 @@ impl Reflections {
     }
 
     /// The RPC system answers a call that may be a reflected one.
-    pub(super) fn answer(&mut self, call: u32, results: Incoming) -> Option<Answered> {
+    pub(super) fn answer(&mut self, call: u32, results: ReceivedMessage) -> Option<Answered> {
         let reflected = self.calls.get_mut(&call)?;
         reflected.is_answered = true;
         let answered = match reflected.asker {
@@ -125,7 +129,7 @@ impl Reflections {
     }
 
     /// Counts the references in these results, which the RPC system is about to get.
-    pub(super) fn delivers(&mut self, results: &Incoming) -> capnp::Result<()> {
+    pub(super) fn delivers(&mut self, results: &ReceivedMessage) -> capnp::Result<()> {
         if let Ok(message::Return(answer)) = results.get_root::<message::Reader>()?.which()
             && let return_::Results(payload) = answer?.which()?
         {
@@ -149,7 +153,7 @@ impl Reflections {
 pub(super) fn turned(
     message: &Builder<HeapAllocator>,
     limits: &Limits,
-) -> Result<Incoming, Refusal> {
+) -> Result<ReceivedMessage, Rejection> {
     let mut segments = Segments::default();
     for segment in message.get_segments_for_output().iter() {
         segments.push(segment);
@@ -183,7 +187,7 @@ pub(super) fn turned(
 pub(super) fn addressed(
     Answered { call, results }: Answered,
     limits: &Limits,
-) -> Result<Incoming, Refusal> {
+) -> Result<ReceivedMessage, Rejection> {
     let mut patches = Patches::default();
     if let Ok(message::Return(answer)) = results.get_root::<message::Reader>()?.which() {
         patches.call(answer?, call)?;

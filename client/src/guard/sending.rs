@@ -1,12 +1,12 @@
 //! The handling of a message that the RPC system sends.
 
 use super::kept::Released;
-use super::limits::{BURST, Limit, Refusal};
-use super::made::{self, Made};
+use super::made::{self, MadeMessage};
 use super::outgoing::{self, Instead};
 use super::pipelines::Pipelines;
 use super::reflections;
-use super::{Ready, State, wake};
+use super::{GuardState, Ready, wake};
+use crate::limits::{BURST, Limit, Rejection};
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{message, return_};
 use std::cell::RefCell;
@@ -18,11 +18,11 @@ const WORD: usize = 8;
 /// smaller one the check costs more.
 const UNWANTED_BYTES: usize = 4 << 10;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     /// Sends a message, or its replacement.
     ///
     /// The RPC system is borrowed during this, so the pipeline of an answered call is dropped only
-    /// after its poll: see [`State::drop_answered`].
+    /// after its poll: see [`GuardState::drop_answered`].
     pub(super) fn send(&mut self, message: &mut Builder<HeapAllocator>) {
         // On a broken connection the peer is told the reason, and nothing else.
         if self.closing.is_some() || self.broken.is_some() && !is_abort(message) {
@@ -47,7 +47,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    fn send_checked(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Refusal> {
+    fn send_checked(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Rejection> {
         let bytes = message.size_in_words().saturating_mul(WORD);
         // Usually this is the only read of it.
         let body = message.get_root_as_reader()?;
@@ -79,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// The replacement of a large answer that isn't needed. `None` for all other answers, and for
     /// one with capabilities, which have to be accounted for.
-    fn unwanted(&self, body: message::Reader) -> Result<Option<Builder<HeapAllocator>>, Refusal> {
+    fn unwanted(&self, body: message::Reader) -> Result<Option<Builder<HeapAllocator>>, Rejection> {
         let Ok(message::Return(answer)) = body.which() else { return Ok(None) };
         let answer = answer?;
         let call = answer.get_answer_id();
@@ -94,10 +94,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Makes the RPC system release the capabilities that the peer doesn't get.
     fn take_back(&mut self, given: Vec<u32>) {
         let releases = given.into_iter().map(|id| made::release(id, 1));
-        self.ready.extend(releases.map(|release| Ready::Message(Box::new(Made(release)))));
+        self.ready.extend(releases.map(|release| Ready::Message(Box::new(MadeMessage(release)))));
     }
 
-    fn put(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Refusal> {
+    fn put(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Rejection> {
         let goes = self.note(message, message.get_root_as_reader()?)?;
         self.put_noted(message, goes)
     }
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         &mut self,
         message: &mut Builder<HeapAllocator>,
         goes: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         if goes && self.kept.change(message)? {
             self.wire.push(message);
             if self.limits.tells_hops {
@@ -122,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         &mut self,
         message: &Builder<HeapAllocator>,
         body: message::Reader,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Rejection> {
         match body.which() {
             Ok(message::Return(answer)) => {
                 let answer = answer?;
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         &mut self,
         message: &Builder<HeapAllocator>,
         answer: return_::Reader,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Rejection> {
         self.answered += 1;
         let call = answer.get_answer_id();
         let is_reflected = self.reflections.has(call);

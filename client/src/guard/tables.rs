@@ -9,10 +9,10 @@
 
 use super::callers::Receipt;
 use super::exports::Exports;
-use super::limits::{Limit, Limits, Refusal};
 use super::owed::Debt;
 use super::scatter::{ByNumber, NumberSet};
-use crate::wire::Incoming;
+use crate::limits::{Limit, Limits, Rejection};
+use crate::wire::ReceivedMessage;
 use capnp::Error;
 use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, disembargo, exception, finish, message, message_target, payload,
@@ -24,13 +24,13 @@ mod strangers;
 /// The reason for refusing an answer.
 pub(super) const NOT_OPEN: &str = "a call was answered that is not open";
 
-type Checked<T = ()> = Result<T, Refusal>;
+type Checked<T = ()> = Result<T, Rejection>;
 
 /// The tables of a connection; the head of the file explains them.
 #[derive(Default)]
 pub(super) struct Tables {
     /// Calls of the peer, until they are answered and finished.
-    answers: ByNumber<Answer>,
+    answers: ByNumber<PeerCall>,
     /// The number of calls without an answer, and the bytes of their messages.
     open: usize,
     open_bytes: usize,
@@ -49,9 +49,9 @@ pub(super) struct Tables {
 }
 
 /// A call of the peer.
-enum Answer {
+enum PeerCall {
     /// Without a `Return` so far; it has its `Finish` if that has already come.
-    Open { bytes: usize, kind: Kind, finish: Option<Incoming> },
+    Open { bytes: usize, kind: Kind, finish: Option<ReceivedMessage> },
     /// The `Return` is out; it gave these capabilities away.
     Returned { exports: Vec<u32>, bytes: usize },
 }
@@ -81,18 +81,18 @@ impl Tables {
 
     /// Tells whether the peer's call has no answer yet.
     pub(super) fn is_open(&self, call: u32) -> bool {
-        matches!(self.answers.get(&call), Some(Answer::Open { .. }))
+        matches!(self.answers.get(&call), Some(PeerCall::Open { .. }))
     }
 
     /// The peer's calls that have no answer yet and for whose answers it waits.
     pub(super) fn waiting(&self) -> impl Iterator<Item = u32> {
-        let waits = |answer: &Answer| matches!(answer, Answer::Open { finish: None, .. });
+        let waits = |answer: &PeerCall| matches!(answer, PeerCall::Open { finish: None, .. });
         self.answers.iter().filter(move |(_, answer)| waits(answer)).map(|(call, _)| *call)
     }
 
     /// Tells whether the peer's call has no answer yet, and the peer no longer needs one.
     pub(super) fn is_finished(&self, call: u32) -> bool {
-        matches!(self.answers.get(&call), Some(Answer::Open { finish: Some(_), .. }))
+        matches!(self.answers.get(&call), Some(PeerCall::Open { finish: Some(_), .. }))
     }
 
     /// Tells whether a caller here waits for the answer to our call.
@@ -178,9 +178,9 @@ impl Tables {
     }
 
     /// Holds a `Finish` back until the `Return` of its call is out; then it comes here again.
-    pub(super) fn hold(&mut self, call: u32, message: Incoming) -> Checked {
+    pub(super) fn hold(&mut self, call: u32, message: ReceivedMessage) -> Checked {
         match self.answers.get_mut(&call) {
-            Some(Answer::Open { finish: finish @ None, .. }) => {
+            Some(PeerCall::Open { finish: finish @ None, .. }) => {
                 *finish = Some(message);
                 Ok(())
             }
@@ -223,9 +223,9 @@ impl Tables {
 
     fn begin(&mut self, call: u32, kind: Kind, bytes: usize, limits: &Limits) -> Checked {
         if self.answers.len() >= limits.answers {
-            return Refusal::over(Limit::Answers, "too many calls were not finished");
+            return Rejection::over(Limit::Answers, "too many calls were not finished");
         }
-        let answer = Answer::Open { bytes, kind, finish: None };
+        let answer = PeerCall::Open { bytes, kind, finish: None };
         if self.answers.insert(call, answer).is_some() {
             let reason = "a call has the number of an open one";
             return Err(Error::disconnected(reason.into()).into());
@@ -249,7 +249,7 @@ impl Tables {
 
     fn receive_return(&mut self, answer: return_::Reader, limits: &Limits) -> Checked {
         let Some(question) = self.questions.remove(&answer.get_answer_id()) else {
-            return Refusal::over(Limit::UnknownCapability, NOT_OPEN);
+            return Rejection::over(Limit::UnknownCapability, NOT_OPEN);
         };
         self.asked -= usize::from(!question.is_given_up);
         match (answer.which()?, question.is_given_up) {
@@ -266,7 +266,7 @@ impl Tables {
     /// answer needed no `Finish`.
     fn receive_finish(&mut self, finish: finish::Reader) -> Checked {
         let answer = self.answers.remove(&finish.get_question_id());
-        let Some(Answer::Returned { exports, bytes }) = answer else { return Ok(()) };
+        let Some(PeerCall::Returned { exports, bytes }) = answer else { return Ok(()) };
         self.unfinished_bytes -= bytes;
         if finish.get_release_result_caps() {
             for id in exports {
@@ -291,7 +291,7 @@ impl Tables {
         if caps.len() as usize > limits.capabilities {
             let (count, max) = (caps.len(), limits.capabilities);
             let reason = format!("{count} capabilities in one message; the limit is {max}");
-            return Refusal::over(Limit::Capabilities, reason);
+            return Rejection::over(Limit::Capabilities, reason);
         }
         caps.iter().try_for_each(|cap| self.receive_cap(cap, limits))
     }
@@ -312,7 +312,7 @@ impl Tables {
         self.imports.insert(id);
         if self.imports.len() > limits.imports {
             let reason = "too many capabilities of the peer are held here";
-            return Refusal::over(Limit::Imports, reason);
+            return Rejection::over(Limit::Imports, reason);
         }
         Ok(())
     }
@@ -330,10 +330,10 @@ impl Tables {
         &mut self,
         answer: return_::Reader,
         is_reflected: bool,
-    ) -> capnp::Result<Option<Incoming>> {
+    ) -> capnp::Result<Option<ReceivedMessage>> {
         let call = answer.get_answer_id();
         let (bytes, kind, finish) = match self.answers.remove(&call) {
-            Some(Answer::Open { bytes, kind, finish }) => (Some(bytes), kind, finish),
+            Some(PeerCall::Open { bytes, kind, finish }) => (Some(bytes), kind, finish),
             _ => (None, Kind::Open, None),
         };
         let mut exports = Vec::new();
@@ -349,7 +349,7 @@ impl Tables {
         if is_reflected || !answer.get_no_finish_needed() {
             let bytes = if exports.is_empty() { 0 } else { bytes };
             self.unfinished_bytes += bytes;
-            self.answers.insert(call, Answer::Returned { exports, bytes });
+            self.answers.insert(call, PeerCall::Returned { exports, bytes });
         }
         Ok(finish)
     }
@@ -361,7 +361,7 @@ pub(super) fn check_path(answer: promised_answer::Reader, limits: &Limits) -> Ch
     if steps <= u32::from(limits.nesting) {
         return Ok(());
     }
-    Refusal::over(Limit::Nesting, format!("a path of {steps} steps into an answer is refused"))
+    Rejection::over(Limit::Nesting, format!("a path of {steps} steps into an answer is refused"))
 }
 
 /// The error for calls on their way. To them it is a lost connection, no matter which kind the peer
@@ -372,16 +372,16 @@ fn ended_by(abort: exception::Reader) -> Error {
 }
 
 fn unknown_kind<T>(what: &str) -> Checked<T> {
-    Refusal::over(Limit::UnknownKind, format!("{what} of a kind that is not in use"))
+    Rejection::over(Limit::UnknownKind, format!("{what} of a kind that is not in use"))
 }
 
 #[cfg(test)]
 impl Tables {
     /// The numbers of calls that are not finished, of finished ones that wait for their answer, and
     /// of the capabilities that each side holds.
-    pub(super) fn counts(&self) -> super::Counts {
-        let held = |answer: &&Answer| matches!(answer, Answer::Open { finish: Some(_), .. });
-        super::Counts {
+    pub(super) fn counts(&self) -> super::TableCounts {
+        let held = |answer: &&PeerCall| matches!(answer, PeerCall::Open { finish: Some(_), .. });
+        super::TableCounts {
             answers: self.answers.len(),
             held: self.answers.values().filter(held).count(),
             questions: self.questions.len(),

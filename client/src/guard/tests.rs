@@ -350,7 +350,7 @@ async fn calls_of_ours_without_an_answer_bite_also_when_they_were_given_up() {
     let (_far, near) = duplex(64 << 10);
     let bites = Arc::<Bites>::default();
     let limits = Limits { questions: 4, ..Limits::default() };
-    let near = Rc::new(RefCell::new(State::new(near, limits, bites.clone())));
+    let near = Rc::new(RefCell::new(GuardState::new(near, limits, bites.clone())));
     let client = Connection::over(near.clone(), Side::Client, None).unwrap();
     let desk: restorer::Client = client.bootstrap();
     let waits = desk.locate_request().send();
@@ -410,8 +410,8 @@ async fn an_abort_of_any_kind_is_a_lost_connection() {
 #[tokio::test(flavor = "local")]
 async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
     let (near, far) = duplex(64 << 10);
-    let near = Rc::new(RefCell::new(State::new(near, Limits::default(), Arc::default())));
-    let far = Rc::new(RefCell::new(State::new(far, Limits::default(), Arc::default())));
+    let near = Rc::new(RefCell::new(GuardState::new(near, Limits::default(), Arc::default())));
+    let far = Rc::new(RefCell::new(GuardState::new(far, Limits::default(), Arc::default())));
     let desk: restorer::Client = capnp_rpc::new_client(Desk::default());
     let server = Connection::over(far.clone(), Side::Server, Some(desk.client)).unwrap();
     let client = Connection::over(near.clone(), Side::Client, None).unwrap();
@@ -439,8 +439,8 @@ async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
     drop(kept);
     settle().await;
     // The client holds the bootstrap capability as the answer to a call that it doesn't finish.
-    assert_eq!(near.borrow().counts(), Counts::default());
-    assert_eq!(far.borrow().counts(), Counts { answers: 1, ..Counts::default() });
+    assert_eq!(near.borrow().counts(), TableCounts::default());
+    assert_eq!(far.borrow().counts(), TableCounts { answers: 1, ..TableCounts::default() });
     drop(desk);
     assert!(!server.is_closed());
 }

@@ -1,7 +1,7 @@
 //! States of a connection that must not last too long.
 
-use super::State;
-use super::limits::{Limit, Limits, Refusal};
+use super::GuardState;
+use crate::limits::{Limit, Limits, Rejection};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -16,7 +16,7 @@ pub(crate) struct Watched {
     what: &'static str,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     /// The state that must not last, if the connection is in one now.
     pub(crate) fn watched(&self) -> Option<Watched> {
         if !self.is_open() {
@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     pub(crate) fn lasted(&mut self, watched: Watched) {
         let Watched { limit, time, what, .. } = watched;
         let reason = format!("{what} {time:?}");
-        let error = self.refuse(Refusal::Over(limit, reason));
+        let error = self.refuse(Rejection::Over(limit, reason));
         self.break_with(error);
     }
 }

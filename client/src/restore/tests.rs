@@ -1,7 +1,7 @@
 //! Restoring over real sockets, from a listener that accepts every text.
 
 use super::*;
-use crate::guard::limits::Limits;
+use crate::limits::Limits;
 use crate::sturdyref::{
     Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, Sturdyref, Target, TargetId,
 };

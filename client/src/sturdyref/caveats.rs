@@ -4,7 +4,7 @@
 //! namespaces and the set for their objects count separately: no later set gives back what an
 //! earlier one took away.
 
-use super::codec::{self, Bytes, LAYOUT};
+use super::bytes::{self, Bytes, LAYOUT};
 use super::refused::Flaw;
 use super::{Method, Methods, PublicKey, Refused};
 use crate::interface::{Interface, named};
@@ -122,7 +122,7 @@ impl Caveats {
     /// # Errors
     /// The key is weak, so that anybody could make a signature for it, or has a second encoding.
     pub fn with_holder(self, holder: VerifyingKey) -> capnp::Result<Self> {
-        if !codec::is_sound(holder.as_bytes()) {
+        if !bytes::is_sound(holder.as_bytes()) {
             return Err(Error::failed("the key of the holder is not a sound Ed25519 key".into()));
         }
         let holders = vec![PublicKey::from(holder)];
@@ -328,5 +328,5 @@ fn parse_holders(value: &[u8]) -> Result<Vec<PublicKey>, Refused> {
     if keys.is_empty() || !rest.is_empty() || !keys.is_sorted_by(|one, two| one < two) {
         return Err(LAYOUT);
     }
-    keys.iter().copied().map(codec::key).collect()
+    keys.iter().copied().map(bytes::key).collect()
 }

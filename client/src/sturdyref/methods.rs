@@ -4,8 +4,9 @@
 //! A set never grows.
 
 use super::Refused;
-use super::codec::{Bytes, LAYOUT};
+use super::bytes::{Bytes, LAYOUT};
 use crate::facet_capnp::{facet, persistent};
+use crate::interface::Method;
 use crate::restorer_capnp::namespace;
 use crate::sturdyref_capnp::METHODS_MAX;
 use capnp::traits::HasTypeId;
@@ -17,23 +18,6 @@ const OF_NAMESPACES: [u64; 3] =
 
 /// The length of a method in its encoding, in bytes: the interface's id and the ordinal.
 const METHOD_BYTES: usize = 10;
-
-/// A method by its numbers in the schema.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Method {
-    /// The id of the interface that declares it.
-    pub interface: u64,
-    /// Its number in that interface, as in `read @2`.
-    pub ordinal: u16,
-}
-
-impl Method {
-    /// The method with this ordinal in the interface with this id.
-    #[must_use]
-    pub const fn new(interface: u64, ordinal: u16) -> Self {
-        Self { interface, ordinal }
-    }
-}
 
 /// Some methods of some interfaces. Clones share their memory, which is about as large as the
 /// message that brought the methods, so a client pays for the sets that it makes.

@@ -7,6 +7,7 @@
 //! A refusal doesn't tell callers which check failed. Revocation is not known here: the grant's
 //! record is at the target.
 
+use super::bytes;
 use super::codec::{self, Proof};
 use super::refused::{Flaw, Refused};
 use super::{Caveats, ClusterId, GrantId, KeyId, NextSecret, PayloadHash, Sturdyref, Target};
@@ -45,7 +46,7 @@ impl Sturdyref {
         }
         let key = keys(payload.key).ok_or(Refused::because(Flaw::Key))?;
         let caveats = self.claimed_caveats()?;
-        // Whoever changes the time breaks a signature, so it may as well be looked at first.
+        // A changed time breaks a signature, so the time may be looked at first.
         if caveats.not_after_ms().is_some_and(|last| now_ms > last) {
             return Err(Refused::because(Flaw::Expired));
         }
@@ -121,7 +122,7 @@ impl Sturdyref {
         message: &[u8],
         at: usize,
     ) -> Result<(), Refused> {
-        let signature = self.bytes[at..].first_chunk().ok_or(codec::LAYOUT)?;
+        let signature = self.bytes[at..].first_chunk().ok_or(bytes::LAYOUT)?;
         key.verify_strict(message, &Signature::from_bytes(signature))
             .map_err(|_| Refused::because(Flaw::Signature))
     }

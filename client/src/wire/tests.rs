@@ -6,7 +6,7 @@ use std::task::Waker;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 /// A message as it comes from the wire.
-pub(crate) fn incoming(message: &Builder<HeapAllocator>) -> Incoming {
+pub(crate) fn incoming(message: &Builder<HeapAllocator>) -> ReceivedMessage {
     let bytes = capnp::serialize::write_message_to_words(message);
     let mut wire = Wire::new(tokio::io::empty(), 1 << 20, ReaderOptions::new());
     wire.end = bytes.len();

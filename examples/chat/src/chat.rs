@@ -171,7 +171,7 @@ impl ChatRoom {
         if self.kept.get() >= KEPT_MAX { self.trim() } else { Ok(()) }
     }
 
-    /// Deletes messages that no newcomer will see. What is said next waits for the disk, for once.
+    /// Deletes messages that no newcomer will see. The next message waits for the disk, for once.
     fn trim(&self) -> Result<()> {
         let storage = self.ctx.storage();
         let mut oldest = Vec::new();
@@ -224,11 +224,12 @@ impl SocketHandler for ChatRoom {
             return Ok(());
         }
         // The message doesn't wait for the limiter, and so the answer comes when it is out, as in
-        // the demo whose protocol this is: whoever was too fast is told with their next message.
+        // the demo whose protocol this is: a client that was too fast is told with its next
+        // message.
         let limiter = self.limiters.get(socket.tags().first().map_or("unknown", String::as_str))?;
         let asked = limiter.spend_request().send().promise;
         self.heard(&socket, message)?;
-        // Whoever can't be counted may talk.
+        // A client that can't be counted may talk.
         if let Ok(answer) = asked.await {
             let until = now + answer.get()?.get_wait_ms();
             if until > now && self.sockets.all().contains(&socket) {
@@ -282,7 +283,7 @@ impl http_service::Server for ChatRoom {
     }
 }
 
-/// The pace of one address. It is in memory only: whoever slept is forgiven.
+/// The pace of one address. It is in memory only: an address that slept is forgiven.
 #[derive(Debug)]
 pub struct ChatLimiter {
     ctx: Context,

@@ -1,8 +1,8 @@
 //! Makes the files that a server of documents has inside, for its build script.
 //!
-//! The page's script is made of packages by others, by `build` beside this file. Where that has not
-//! run, browsers load the same files of the same versions from a public server, by the import map:
-//! it has the hash of each, so that they are those files or none.
+//! The page's script is made of packages by others, by `build` beside this file. Without it
+//! browsers load the same files of the same versions from a public server, by the import map: it
+//! has the hash of each, so that they are those files or none.
 
 use std::collections::BTreeSet;
 use std::path::Path;

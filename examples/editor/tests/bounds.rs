@@ -42,7 +42,7 @@ fn cursors_are_told_to_all_and_stored_nowhere() {
         bob.point(1, "{}").await;
         bob.until(|bob| !bob.cursors.is_empty()).await;
         assert_eq!(bob.cursors, [(own, 1, "{}".to_owned())]);
-        // Whoever comes late sees all who are there, and nobody who has left.
+        // A client that comes late sees all who are there, and nobody who has left.
         let mut late = Client::join(&server, "a").await;
         late.until(told(1)).await;
         ada.socket.close(None).await.expect("it closes");
@@ -237,7 +237,7 @@ fn deletions_that_divide_a_text_are_bounded_and_can_be_undone() {
         stranger.send(Frame::binary(many)).await.expect("it is sent");
         let (code, reason) = closed(&mut stranger).await;
         assert!(code == 4413 && reason.contains("too large"), "{code} {reason}");
-        // Whoever comes back with all of it isn't refused, and what is large can go.
+        // A client that comes back with all of it isn't refused, and large parts can go.
         let mut bob = Client::join_with(&server, "a", bob.doc.clone()).await;
         bob.remove(bob.len() - 100_000, 100_000).await;
         while server.text("a").await.len() > left - 100_000 {

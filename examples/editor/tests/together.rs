@@ -36,7 +36,7 @@ fn whoever_comes_late_has_the_document_and_what_comes_then() {
         let data = Data::new();
         let server = data.serve();
         let mut ada = Client::join(&server, "a").await;
-        // What isn't durable yet is part of it.
+        // Changes that aren't durable yet are part of it.
         for at in 0..200 {
             ada.insert(at, "x").await;
         }

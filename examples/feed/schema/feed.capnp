@@ -16,8 +16,8 @@ interface Feed {
   # Tells `follower` once that there is a post with a greater number than `after`: at once if there
   # is one, else when it is made.
   #
-  # Then the subscription has done its work. Whoever wants to be told again subscribes again, which
-  # takes a capability to the feed that is still good.
+  # Then the subscription has done its work. A client that wants to be told again subscribes again,
+  # which takes a capability to the feed that is still good.
 }
 
 interface Follower {
@@ -41,7 +41,8 @@ interface User {
   # 1,000 feeds.
 
   unfollow @1 (name :Text) -> ();
-  # Forgets the feed of that name, and fails if there is none. What is in the timeline stays there.
+  # Forgets the feed of that name, and fails if there is none. Its entries in the timeline stay
+  # there.
 
   following @2 () -> (names :List(Text));
   # The feeds that are followed, by their names.
@@ -51,7 +52,8 @@ interface User {
 
   timeline @4 (limit :UInt16 = 100) -> (entries :List(Entry), failures :List(Failure));
   # The last `limit` entries, and never more than 100, the oldest of them first, after everything
-  # new was read from all feeds. Who was away for more than 100 posts of a feed gets the last 100.
+  # new was read from all feeds. A reader that was away for more than 100 posts of a feed gets the
+  # last 100.
 
   watch @5 (watcher :Watcher) -> (watching :Watching);
   # Shows `watcher` what is added to the timeline from now on. While somebody watches, the user

@@ -36,7 +36,7 @@ pub async fn share(feed: &feed::Client, label: &str) -> Result<String> {
     capstead_client::share(feed, terms).await
 }
 
-/// Revokes everything that was shared with the holder whom `label` names.
+/// Revokes everything that was shared with the holder that `label` names.
 ///
 /// # Errors
 /// - When there is no such grant.

@@ -254,8 +254,8 @@ fn two_users_follow_a_feed_until_one_leaves_and_one_is_sent_away() {
     assert_eq!(server.stop(), Some(0));
 }
 
-// Whatever a client does, a reference that a user stores can't post; and only feeds of this cluster
-// can be stored.
+// No reference that a user stores can post, by nothing that a client does; and only feeds of this
+// cluster can be stored.
 #[test]
 fn a_user_keeps_less_than_he_was_given() {
     let data = Data::new();

@@ -1,4 +1,4 @@
-//! The client's command line. What it does with a server is shown outside of the workspace, as its
+//! The client's command line. Its calls of a server are tested outside of the workspace, as its
 //! user builds both.
 
 use std::process::{Command, Stdio};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::generate::{Colours, Dice};
 use super::{BYTES_MAX, read, table, write};
-use crate::dynamic::{DEPTH_MAX, NoIncoming, NoOutgoing, Root, RootBuilder, parse};
+use crate::dynamic::{DEPTH_MAX, NoCapSink, NoCapSource, Root, RootBuilder, parse};
 use crate::schema::every_capnp::every;
 
 /// So many of `every` in each other.
@@ -83,7 +83,7 @@ proptest! {
         let message = serialize::read_message(&bytes[..], ReaderOptions::new()).unwrap();
         let Ok(root) = message.get_root::<any_pointer::Reader<'_>>() else { return Ok(()) };
         let root = Root::of(root).unwrap();
-        let read = table.read(&table.struct_named("Every"), root, BYTES_MAX, &mut NoOutgoing);
+        let read = table.read(&table.struct_named("Every"), root, BYTES_MAX, &mut NoCapSink);
         if let Ok(json) = read {
             prop_assert!(json.len() <= BYTES_MAX);
             prop_assert!(serde_json::from_slice::<Value>(&json).is_ok());
@@ -105,7 +105,7 @@ proptest! {
         let mut message = Builder::new_default();
         let root = RootBuilder::of(message.init_root::<any_pointer::Builder<'_>>());
         let of = table.struct_named("Every");
-        if table.write(&of, &json, root, BYTES_MAX, &mut NoIncoming).is_ok() {
+        if table.write(&of, &json, root, BYTES_MAX, &mut NoCapSource).is_ok() {
             prop_assert!(read(&table, "Every", &message).is_ok());
         }
     }

@@ -27,7 +27,7 @@ fn write(table: &Table, of: &str, json: &Value) -> Result<Builder<HeapAllocator>
     let mut message = Builder::new_default();
     let root = RootBuilder::of(message.init_root::<any_pointer::Builder<'_>>());
     table
-        .write(&table.struct_named(of), &json, root, BYTES_MAX, &mut NoIncoming)
+        .write(&table.struct_named(of), &json, root, BYTES_MAX, &mut NoCapSource)
         .map_err(|error| error.to_string())?;
     Ok(message)
 }
@@ -36,7 +36,7 @@ fn write(table: &Table, of: &str, json: &Value) -> Result<Builder<HeapAllocator>
 fn read(table: &Table, of: &str, message: &Builder<HeapAllocator>) -> Result<Value, String> {
     let root = Root::of(message.get_root_as_reader().unwrap()).unwrap();
     let json = table
-        .read(&table.struct_named(of), root, BYTES_MAX, &mut NoOutgoing)
+        .read(&table.struct_named(of), root, BYTES_MAX, &mut NoCapSink)
         .map_err(|error| error.to_string())?;
     serde_json::from_slice(&json).map_err(|error| error.to_string())
 }
@@ -48,7 +48,7 @@ fn round(of: &str, json: &Value) -> Result<Value, String> {
     let message = serialize::read_message(&bytes[..], ReaderOptions::new()).unwrap();
     let root = Root::of(message.get_root().unwrap()).unwrap();
     let json = table
-        .read(&table.struct_named(of), root, BYTES_MAX, &mut NoOutgoing)
+        .read(&table.struct_named(of), root, BYTES_MAX, &mut NoCapSink)
         .map_err(|error| error.to_string())?;
     serde_json::from_slice(&json).map_err(|error| error.to_string())
 }
@@ -196,9 +196,9 @@ fn methods_are_those_of_the_interface_and_all_above_it() {
         let (text, mut message) = (json.to_string(), Builder::new_default());
         let json = parse(text.as_bytes()).unwrap();
         let root = RootBuilder::of(message.init_root::<any_pointer::Builder<'_>>());
-        table.write(&methods[method].params, &json, root, BYTES_MAX, &mut NoIncoming)?;
+        table.write(&methods[method].params, &json, root, BYTES_MAX, &mut NoCapSource)?;
         let root = Root::of(message.get_root_as_reader().unwrap()).unwrap();
-        table.read(&methods[method].params, root, BYTES_MAX, &mut NoOutgoing)
+        table.read(&methods[method].params, root, BYTES_MAX, &mut NoCapSink)
     };
     let of = |method, json| match of(method, json) {
         Ok(json) => String::from_utf8(json).unwrap(),
@@ -219,7 +219,7 @@ fn methods_are_those_of_the_interface_and_all_above_it() {
 /// Makes broken capabilities that say their text.
 struct Broken(Vec<String>);
 
-impl Incoming for Broken {
+impl CapSource for Broken {
     fn capability(
         &mut self,
         text: &str,
@@ -232,7 +232,7 @@ impl Incoming for Broken {
 /// Has a text for the capabilities in one field.
 struct Named(&'static str);
 
-impl Outgoing for Named {
+impl CapSink for Named {
     fn capability(
         &mut self,
         path: &[&str],

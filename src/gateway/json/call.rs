@@ -7,18 +7,17 @@ use http::{HeaderName, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::bearer::unreached;
-use super::super::http::{Gateway, late, nothing};
+use super::super::classes::{JsonCalls, JsonClass};
+use super::super::holdings::Gateway;
 use super::super::limits::Taken;
+use super::super::refusals::{late, nothing, unreached};
 use super::super::route::Route;
-use super::class::Class;
 use super::outcome::{HAPPENED, NOT, UNKNOWN, refusal_of};
-use super::{Answer, JsonCalls};
 use crate::dynamic::{
-    Incoming, Json, Method, NoOutgoing, Outgoing, Root, RootBuilder, Table, Unfit,
+    CapSink, CapSource, Json, MethodShape, NoCapSink, Root, RootBuilder, Table, Unfit,
 };
 use crate::error::{Result, is_not_begun, is_reference_refused, is_revoked};
-use crate::http::{Refusal, refuse};
+use crate::http::{OrRefusal, Refusal, refuse};
 use crate::limits::{HTTP_RESPONSE_BYTES_MAX, JSON_CAPABILITIES_MAX, JSON_PARAMS_BYTES_MAX};
 use crate::schema::facet_capnp::persistent;
 use crate::schema::restorer_capnp::restorer;
@@ -28,8 +27,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Keys are as hard to guess as request ids, and have as many bytes at least.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 
-/// The things that a request asks for beside the call.
-pub(super) struct Asked {
+/// The options of a request beside the call.
+pub(super) struct CallOptions {
     /// The call's request id.
     id: Option<[u8; 32]>,
     /// The fields of the results whose capabilities become references.
@@ -40,10 +39,10 @@ pub(super) struct Asked {
 /// all.
 const SAVED_MAX: usize = 64;
 
-impl Asked {
+impl CallOptions {
     /// # Errors
     /// When the key or the query isn't one.
-    pub(super) fn of(request: &http::request::Parts, query: &str) -> Answer<Self> {
+    pub(super) fn of(request: &http::request::Parts, query: &str) -> OrRefusal<Self> {
         let mut saved = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if name != "save" {
@@ -71,7 +70,7 @@ impl Asked {
     /// # Errors
     /// When a field that is to be saved isn't one of a capability: after the call it would be too
     /// late to say so.
-    pub(super) fn check(&self, table: &Table, method: &Method) -> Answer<()> {
+    pub(super) fn check(&self, table: &Table, method: &MethodShape) -> OrRefusal<()> {
         for path in &self.saved {
             table.check_capability(&method.results, path).map_err(|unfit| {
                 let why = format!("save={path} can't be: {unfit}.\n");
@@ -84,7 +83,7 @@ impl Asked {
 
 /// The request id of a key, which may stand in quotation marks. Ids that were made elsewhere are
 /// never the same.
-fn request_id(key: &[u8]) -> Answer<[u8; 32]> {
+fn request_id(key: &[u8]) -> OrRefusal<[u8; 32]> {
     let key = key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")).unwrap_or(key);
     if !KEY_BYTES.contains(&key.len()) {
         let why = format!(
@@ -102,10 +101,10 @@ fn request_id(key: &[u8]) -> Answer<[u8; 32]> {
 }
 
 /// A call that is to be made.
-pub(super) struct Params<'a> {
+pub(super) struct JsonCall<'a> {
     pub(super) calls: &'a JsonCalls,
-    pub(super) class: &'a Class,
-    pub(super) method: &'a Method,
+    pub(super) class: &'a JsonClass,
+    pub(super) method: &'a MethodShape,
     pub(super) json: &'a Json<'a>,
 }
 
@@ -122,10 +121,10 @@ impl Gateway {
     pub(super) async fn call(
         &self,
         route: &Route<'_>,
-        params: &Params<'_>,
-        asked: &Asked,
+        params: &JsonCall<'_>,
+        asked: &CallOptions,
         taken: &Taken,
-    ) -> Answer<Vec<u8>> {
+    ) -> OrRefusal<Vec<u8>> {
         let due = Instant::now() + taken.limits.transfer;
         let mut replied = self.try_call(route, params, asked, due).await;
         if let Err(Failure::Call(error)) = &replied {
@@ -149,8 +148,8 @@ impl Gateway {
     async fn try_call(
         &self,
         route: &Route<'_>,
-        params: &Params<'_>,
-        asked: &Asked,
+        params: &JsonCall<'_>,
+        asked: &CallOptions,
         due: Instant,
     ) -> Replied {
         let not = |refusal: Refusal| Failure::Refused(refusal.with_outcome(NOT));
@@ -160,7 +159,7 @@ impl Gateway {
             Some(id) => capstead_client::once(&object, id).into_client_hook(),
             None => object.into_client_hook(),
         };
-        let Params { calls, class, method, json } = params;
+        let JsonCall { calls, class, method, json } = params;
         let mut request = object.new_call(method.interface, method.number, None);
         let mut restores = Restores { calls, under_way: Vec::new() };
         let root = RootBuilder::of(request.get());
@@ -180,8 +179,8 @@ impl Gateway {
     }
 }
 
-/// The answer when a reference in the parameters isn't restored. Only what its giver can mend is
-/// final.
+/// The answer when a reference in the parameters isn't restored. Only a refusal that its giver can
+/// mend is final.
 fn unrestored(error: capnp::Error) -> Refusal {
     let refusal = if is_reference_refused(&error) {
         Refusal::of(StatusCode::FORBIDDEN, &error)
@@ -198,7 +197,7 @@ struct Restores<'a> {
         Vec<capnp::capability::Promise<Response<restorer::restore_results::Owned>, capnp::Error>>,
 }
 
-impl Incoming for Restores<'_> {
+impl CapSource for Restores<'_> {
     fn capability(&mut self, text: &str) -> std::result::Result<Box<dyn ClientHook>, Unfit> {
         if self.under_way.len() >= JSON_CAPABILITIES_MAX {
             let why = format!("there are more than {JSON_CAPABILITIES_MAX} references");
@@ -224,7 +223,7 @@ impl Wanted<'_> {
     }
 }
 
-impl Outgoing for Wanted<'_> {
+impl CapSink for Wanted<'_> {
     fn capability(
         &mut self,
         path: &[&str],
@@ -248,7 +247,7 @@ struct Saved<'a> {
     texts: Vec<String>,
 }
 
-impl Outgoing for Saved<'_> {
+impl CapSink for Saved<'_> {
     fn capability(
         &mut self,
         path: &[&str],
@@ -258,15 +257,15 @@ impl Outgoing for Saved<'_> {
     }
 }
 
-/// The call happened, whatever becomes of this.
+/// The call has happened in any case.
 async fn results_as_json(
-    params: &Params<'_>,
-    asked: &Asked,
+    params: &JsonCall<'_>,
+    asked: &CallOptions,
     results: &Response<capnp::any_pointer::Owned>,
     due: Instant,
-) -> Answer<Vec<u8>> {
+) -> OrRefusal<Vec<u8>> {
     let happened = |refusal: Refusal| refusal.with_outcome(HAPPENED);
-    let read = |outgoing: &mut dyn Outgoing| {
+    let read = |outgoing: &mut dyn CapSink| {
         let root = results.get().and_then(Root::of).map_err(Unfit::from);
         let of = &params.method.results;
         root.and_then(|root| params.class.table.read(of, root, HTTP_RESPONSE_BYTES_MAX, outgoing))
@@ -276,7 +275,7 @@ async fn results_as_json(
             })
     };
     if asked.saved.is_empty() {
-        return read(&mut NoOutgoing);
+        return read(&mut NoCapSink);
     }
     let mut wanted = Wanted { saved: &asked.saved, found: Vec::new() };
     read(&mut wanted)?;

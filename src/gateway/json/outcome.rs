@@ -3,7 +3,7 @@
 use capnp::ErrorKind;
 use http::StatusCode;
 
-use super::super::http::refusal;
+use super::super::refusals::refusal;
 use crate::error::{Reason, is_not_begun};
 use crate::http::Refusal;
 
@@ -11,10 +11,10 @@ use crate::http::Refusal;
 pub(super) const HAPPENED: &str = "happened";
 /// The method wasn't started.
 pub(super) const NOT: &str = "not";
-/// Nobody can say so from here.
+/// It isn't known here.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// The answer to somebody whose call failed so, and its outcome.
+/// The answer to a client whose call failed so, and its outcome.
 pub(super) fn refusal_of(error: &capnp::Error) -> (Refusal, &'static str) {
     let outcome = outcome(error);
     let status = match Reason::of(error) {

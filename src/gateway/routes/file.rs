@@ -14,8 +14,9 @@ use http::Method;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::row::{By, Leads, Pattern, Reference, Row, Speaks, Terms};
+use super::row::{By, Leads, Pattern, Row, RowTerms, Speaks};
 use crate::gateway::door;
+use crate::gateway::route::Reference;
 use crate::limits::NAME_BYTES_MAX;
 
 /// A longer word of an error may be a secret, and is left out.
@@ -58,7 +59,7 @@ enum Kind {
     Link,
 }
 
-/// Those who may come in.
+/// The requests that may come in.
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Access {
@@ -117,7 +118,7 @@ fn rows(text: &str, classes: &[&str]) -> Result<Vec<Row>, Mistake> {
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-/// Checks that what links show is at the end of a route that asks for a reference.
+/// Checks that the page behind a link is on a route that asks for a reference.
 fn check_links(rows: &[(Range<usize>, Row)]) -> Result<(), Mistake> {
     for (at, row) in rows {
         let Leads::Link(to) = &row.leads else { continue };
@@ -132,8 +133,8 @@ fn check_links(rows: &[(Range<usize>, Row)]) -> Result<(), Mistake> {
                 && other.terms.takes(&Method::GET);
             (is_good, other.pattern.host.is_none() || other.pattern.host == row.pattern.host)
         });
-        // Which row a browser comes to depends on the host that it names: up to the first that
-        // takes every such host, all have to be good.
+        // The host that a browser names decides its row: all rows have to be good, up to the first
+        // that takes every such host.
         let last = good.find(|(is_good, is_last)| !is_good || *is_last);
         if last.is_none_or(|(is_good, _)| !is_good) {
             let why = "the page shows what is at `to`, and no route of the kind http with access = \
@@ -181,7 +182,7 @@ impl Table {
             }
         };
         let (quota, sockets) = (quota(self.rate, self.burst)?, sockets(self.sockets, &leads)?);
-        let terms = Terms {
+        let terms = RowTerms {
             quota,
             sockets,
             number: 0,

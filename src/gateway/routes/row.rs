@@ -7,9 +7,8 @@ use std::num::NonZeroU32;
 use governor::Quota;
 use http::Method;
 use percent_encoding::percent_decode_str;
-use zeroize::Zeroizing;
 
-use crate::gateway::route::Route;
+use crate::gateway::route::{Reference, Route};
 use crate::http::secret_hash;
 
 /// Hex digits of a secret.
@@ -23,12 +22,12 @@ const REST: &str = "*";
 pub(crate) struct Row {
     pub(super) pattern: Pattern,
     pub(super) leads: Leads,
-    pub(super) terms: Terms,
+    pub(super) terms: RowTerms,
 }
 
 /// The requests that a row takes, of those with its path.
 #[derive(Clone, Debug, Default)]
-pub(in crate::gateway) struct Terms {
+pub(in crate::gateway) struct RowTerms {
     /// None for all methods.
     pub(in crate::gateway) methods: Option<Vec<Method>>,
     pub(in crate::gateway) body_bytes: Option<usize>,
@@ -36,16 +35,16 @@ pub(in crate::gateway) struct Terms {
     pub(in crate::gateway) origins: Vec<String>,
     /// They show a reference, and are for the object that it names.
     pub(in crate::gateway) needs_bearer: bool,
-    /// All requests of one reference together, or of everybody where none is shown.
+    /// The rate of all requests with one reference, or of all without one.
     pub(in crate::gateway) quota: Option<Quota>,
-    /// WebSockets that are open at once, of the same.
+    /// The open WebSockets with one reference, or of all without one.
     pub(in crate::gateway) sockets: Option<NonZeroU32>,
     /// Tells rows apart.
     pub(in crate::gateway) number: usize,
 }
 
-impl Terms {
-    /// Tells whether requests with this method come in. Whoever may get may ask for the head alone.
+impl RowTerms {
+    /// Tells whether requests with this method come in. GET includes HEAD.
     pub(in crate::gateway) fn takes(&self, method: &Method) -> bool {
         let Some(methods) = &self.methods else { return true };
         methods.contains(method) || (method == Method::HEAD && methods.contains(&Method::GET))
@@ -99,27 +98,6 @@ pub(super) enum By {
     Reference(Reference),
     /// By the one that a request shows.
     Bearer,
-}
-
-/// The text of a sturdyref, which nothing prints.
-#[derive(Clone, PartialEq, Eq)]
-pub(in crate::gateway) struct Reference(Zeroizing<String>);
-
-impl Reference {
-    pub(in crate::gateway) fn new(text: &str) -> Self {
-        Self(Zeroizing::new(text.to_owned()))
-    }
-
-    /// The secret itself.
-    pub(in crate::gateway) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Reference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reference(..)")
-    }
 }
 
 /// The paths, and perhaps the host, of a row. Two that are equal take the same requests, whatever
@@ -181,7 +159,7 @@ impl Row {
         let by = By::Name(name.to_owned());
         let [class, url] = [class, url].map(str::to_owned);
         let leads = Leads::Object { speaks: Speaks::Http, class, by, url };
-        Ok(Self { pattern, leads, terms: Terms::default() })
+        Ok(Self { pattern, leads, terms: RowTerms::default() })
     }
 
     /// The place that the path and the query are for, if they are this row's.

@@ -47,13 +47,13 @@ pub(in crate::gateway) struct Outbox {
     away: Duration,
     room: Arc<Room>,
     state: Cell<State>,
-    /// There is something to do for whoever writes.
+    /// There is something to write, or the end.
     filled: Notify,
     /// There is less, or nothing will ever be taken again.
     drained: Notify,
 }
 
-/// The next thing for whoever writes.
+/// The next thing for the writer.
 pub(super) enum Next {
     /// Frames of so many bytes. If the last of them is a close, there is nothing after it.
     Frames(Vec<Message>, usize),

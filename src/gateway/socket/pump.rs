@@ -211,7 +211,7 @@ impl Moving {
             Some(Read::Wrong(code, reason)) => {
                 outbox.close(code, reason);
                 tell(up, code, reason);
-                // What else comes can't be understood.
+                // All else that comes can't be understood.
                 return timeout_at(due, writing).await.ok().map(drop);
             }
             Some(Read::Failed(error)) => {
@@ -244,7 +244,7 @@ impl Moving {
                 while connection.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {}
             }
         };
-        // Whoever isn't done by then is cut.
+        // A client that isn't done by then is cut.
         let _ = timeout(CLOSE_TIME, ending).await;
     }
 }

@@ -54,7 +54,7 @@ pub(in crate::gateway) struct Surviving {
     broke: Notify,
     /// The number of the last message.
     sent: Cell<u64>,
-    /// The messages that the object hasn't taken, each with whoever waits for that.
+    /// The messages that the object hasn't taken, each with the call that waits for that.
     waiting: RefCell<VecDeque<Waiting>>,
     /// The number of the last frame that came from the object.
     received: Cell<u64>,
@@ -146,7 +146,7 @@ impl Surviving {
         // Nobody is woken within the borrow.
         for waiting in self.waiting.take() {
             if is_taken(waiting.number) {
-                // Whoever doesn't wait any more needs no answer.
+                // A call that was dropped needs no answer.
                 let _ = waiting.taken.send(outcome.clone());
             } else {
                 kept.push_back(waiting);

@@ -119,7 +119,7 @@ impl Context {
     }
 
     /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
-    /// that. What earlier turns wrote is made durable, and their replies still leave. All other
+    /// that. Writes of earlier turns become durable, and their replies still leave. All other
     /// callers, and everybody who holds a capability to the object, get a `disconnected` that says
     /// `reason`; a restored reference reaches a fresh instance.
     ///
@@ -147,8 +147,8 @@ impl Context {
     }
 
     /// Makes a reference to this object, a text to give away, in the present turn. **The text is a
-    /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is
-    /// revoked.
+    /// secret**: every holder of it can use it. It is good once the turn is durable, and until it
+    /// is revoked.
     ///
     /// ```
     /// use capstead::{Context, Result, Terms, counter_capnp::counter};

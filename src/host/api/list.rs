@@ -16,7 +16,7 @@ const PAGE: PageSize = PageSize { entries: 1_000, bytes: 256 << 10 };
 /// once more when the object was written to.
 const FIRST_PAGE_KEYS: usize = 32;
 
-/// Which keys to list, and in which order.
+/// The keys to list, and their order.
 ///
 /// ```
 /// use capstead::List;

@@ -17,7 +17,8 @@ use crate::storage::Space;
 ///
 /// Writes belong to the turn in which they are made, which is one poll of a method of the object:
 /// what a turn writes becomes durable together or not at all, and in the order of the turns.
-/// Whatever the object sends afterwards waits until it is durable. Reads see all earlier writes.
+/// Messages that the object sends afterwards wait until it is durable. Reads see all earlier
+/// writes.
 ///
 /// ```
 /// use capstead::{List, Result, Storage};

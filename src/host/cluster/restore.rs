@@ -72,7 +72,7 @@ impl Agent {
         Ok((reference, verified))
     }
 
-    /// Waits until the reference may be checked: whoever shows it is perhaps a stranger.
+    /// Waits until the reference may be checked: it is perhaps a stranger that shows it.
     pub(super) async fn wait_for_turn(&self, reference: Option<&Sturdyref>) {
         let keys = self.keys();
         let shown = match reference {

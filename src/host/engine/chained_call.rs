@@ -24,7 +24,7 @@ const CALLS_WAITING_MAX: usize = 4096;
 
 /// The way in which calls are made on a capability.
 #[derive(Default)]
-pub(super) enum Route {
+pub(super) enum CallRoute {
     /// No chain has come here.
     #[default]
     Unknown,
@@ -41,31 +41,31 @@ pub(super) enum Route {
 /// Makes a call that has passed the gate.
 pub(super) fn send(gated: &Rc<Gated>, call: Call) {
     let chained = match &mut *gated.route.borrow_mut() {
-        Route::Unknown if call.chain.is_none() => None,
+        CallRoute::Unknown if call.chain.is_none() => None,
         // Within a vat the chain is part of the call. A promise may become anything yet.
-        Route::Unknown if membrane::find::<Facet>(&*gated.raw).is_some() => None,
-        route @ Route::Unknown => {
+        CallRoute::Unknown if membrane::find::<Facet>(&*gated.raw).is_some() => None,
+        route @ CallRoute::Unknown => {
             let asked = in_chain(gated, call.chain.as_ref());
-            *route = Route::Asking(VecDeque::from([call]));
+            *route = CallRoute::Asking(VecDeque::from([call]));
             // Ends with the answer, or with the connection.
             tokio::task::spawn_local(learn(gated.clone(), asked));
             return;
         }
-        Route::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
+        CallRoute::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
             return waiting.push_back(call);
         }
-        Route::Asking(_) => {
+        CallRoute::Asking(_) => {
             let reason = "too many calls wait for a capability that doesn't answer";
             return call.reply.send(Err(overloaded(reason)));
         }
-        Route::Chained { latest, cap } => {
+        CallRoute::Chained { latest, cap } => {
             let this = latest_of(&call);
             if *latest != this {
                 (*latest, *cap) = (this, with_chain(gated, &call));
             }
             Some(cap.add_ref())
         }
-        Route::Plain => None,
+        CallRoute::Plain => None,
     };
     let to = chained.as_deref().unwrap_or(&*gated.raw);
     deliver(to, call);
@@ -90,7 +90,7 @@ async fn learn(gated: Rc<Gated>, asked: RemotePromise<facet::in_chain_results::O
     };
     loop {
         let next = match &mut *gated.route.borrow_mut() {
-            Route::Asking(waiting) => waiting.pop_front(),
+            CallRoute::Asking(waiting) => waiting.pop_front(),
             _ => None,
         };
         match next {
@@ -101,10 +101,10 @@ async fn learn(gated: Rc<Gated>, asked: RemotePromise<facet::in_chain_results::O
         }
     }
     gated.route.replace(if is_plain {
-        Route::Plain
+        CallRoute::Plain
     } else {
         // No call has this number: the next one asks for its own chain.
-        Route::Chained { latest: Some(0), cap: gated.raw.add_ref() }
+        CallRoute::Chained { latest: Some(0), cap: gated.raw.add_ref() }
     });
 }
 

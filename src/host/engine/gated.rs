@@ -1,5 +1,4 @@
-//! A capability that came into an object. What the object sends through it waits at the object's
-//! gate.
+//! A capability that came into an object. Calls of the object on it wait at the object's gate.
 //!
 //! Each capability is wrapped as it comes in, with parameters or results, and unwrapped as it
 //! leaves, so that another vat gets its own capability back and calls make no detour.
@@ -12,7 +11,7 @@ use std::rc::Rc;
 use capnp::private::capability::{ClientHook, ParamsHook};
 use capnp::traits::HasTypeId;
 
-use super::chained_call::{self, Route};
+use super::chained_call::{self, CallRoute};
 use super::facet::{Facet, Maker};
 use super::instance::Instance;
 use super::right::Right;
@@ -24,7 +23,7 @@ pub(in crate::host) struct Gated {
     pub(super) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
     /// The route of calls on it, once calls of chains were made.
-    pub(super) route: RefCell<Route>,
+    pub(super) route: RefCell<CallRoute>,
     /// The right by which the call came that brought it, or that brought the capability of which it
     /// is a result.
     pub(super) came_by: Right,
@@ -54,7 +53,7 @@ impl Gated {
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
-        let (route, came_by) = (RefCell::new(Route::Plain), Right::default());
+        let (route, came_by) = (RefCell::new(CallRoute::Plain), Right::default());
         membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route, came_by }))
     }
 }
@@ -121,7 +120,7 @@ pub(in crate::host) fn leaving(
 }
 
 /// The same, for one that is given away while a call runs: ahead of its answer, or by a call that
-/// went past it. What comes by it may be what the call that runs waits for.
+/// went past it. A call on it may be the one that the running call waits for.
 pub(in crate::host) fn leaving_while_running(
     instance: &Rc<Instance>,
     cap: Box<dyn ClientHook>,

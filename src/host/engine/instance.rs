@@ -1,6 +1,6 @@
 //! An object awake: its gate, the calls that run in it, and whether it still may act.
 //!
-//! Whatever a class does with its context comes here. So this is the one place that refuses what an
+//! All that a class does with its context comes here. So this is the one place that refuses what an
 //! instance does after its end, and that tells the gate of each write.
 //!
 //! Invariants:

@@ -8,7 +8,7 @@
 //! forgotten.
 //!
 //! Invariants:
-//! - Whatever the handler of such a call sends waits for a record of the call. That is written in
+//! - All that the handler of such a call sends waits for a record of the call. That is written in
 //!   its first turn, before anything of the handler runs.
 //! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they
 //!   are the same turn, only the end is written. So a crash or a panic leaves the truth.

@@ -2,10 +2,10 @@
 //! one object.
 //!
 //! Without them the holder of one reference could use up the request ids and the quota of an
-//! object, so that nobody else could call it. What a root grant of a class has made below it counts
-//! in no share of the root, which is the operator's own. But the gateway calls by it for whoever
-//! reaches its port, so the request ids of those who call by the root itself have one share. And so
-//! have the grants that were made through capabilities without a grant.
+//! object, so that nobody else could call it. The grants made below a root grant of a class count
+//! in no share of the root, which is the operator's own. But the gateway calls by it for every
+//! client of its port, so the request ids of those who call by the root itself have one share. And
+//! so have the grants that were made through capabilities without a grant.
 //!
 //! They lie in the object's own storage: under the id of a grant stand the number of grants (4),
 //! the number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
@@ -148,7 +148,7 @@ pub(in crate::host) fn change(
         let key = grant.as_bytes();
         match before.changed(change).encode() {
             Some(record) => store.put_record(object, Space::Shares, key, &record)?,
-            // What was imported has no share.
+            // An imported grant has no share.
             None if before == Share::default() => continue,
             None => store.delete_record(object, Space::Shares, key)?,
         };

@@ -7,7 +7,7 @@
 //! - At most one instance of an object is awake, and `wake` ends before its first call starts.
 //! - Calls that arrive while the object wakes start in arrival order once it is awake.
 //! - A facet of an instance that ended never reaches the next one: their generations differ. Rest
-//!   is no end: whoever held the object that fell asleep wakes it again.
+//!   is no end: a holder of the object that fell asleep wakes it again.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;

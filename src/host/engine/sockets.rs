@@ -292,7 +292,7 @@ impl SocketWay {
     /// Answers a call for which the object isn't needed; gives all others back.
     pub(in crate::host) fn take(&self, call: Call) -> Option<Call> {
         if !self.table.is_open(&self.entry) {
-            // The end was told, and whoever tells of it late says nothing new.
+            // The end was told; a late word of it says nothing new.
             let over = || Err(disconnected("the socket is closed"));
             let is_end = crate::http::is_close(call.method);
             call.reply.send(if is_end { Ok(Body::new()) } else { over() });

@@ -12,7 +12,8 @@ use capstead_client::sturdyref::Target;
 
 use super::export;
 use super::import;
-use crate::error::{Reason, Result, failed, overloaded};
+use super::storage_failed;
+use crate::error::{Result, failed, overloaded};
 use crate::host::authority::calls::{self, grant_id, wanted, write_grants};
 use crate::host::authority::nameable::{self, Words};
 use crate::host::authority::records::{self, Grantor, target, target_id};
@@ -82,15 +83,6 @@ impl HostAdmin {
 /// Class and name of an object, from its header; none if it isn't one that is whole.
 pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
     Header::decode(header).ok().map(|header| (header.class, header.name))
-}
-
-/// The error as the operator sees it, who may know everything.
-pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
-    match error {
-        StorageError::LowSpace { .. } => capnp::Error::overloaded(error.to_string()),
-        StorageError::OverQuota { .. } => capnp::Error::failed(error.to_string()),
-        _ => Reason::StorageFailed.error(error),
-    }
 }
 
 /// The objects that a selection means. Objects that are not whole are never among them.

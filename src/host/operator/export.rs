@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{Mutex, Notify, oneshot};
 
-use super::admin::storage_failed;
+use super::storage_failed;
 use crate::error::{Result, failed};
 use crate::membrane;
 use crate::schema::admin_capnp::export;

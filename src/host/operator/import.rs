@@ -20,7 +20,7 @@ use std::rc::Rc;
 use tokio::sync::Mutex;
 
 use self::grants::{Counts, Gone, TargetGrants, Whose, has_any};
-use super::admin::storage_failed;
+use super::storage_failed;
 use crate::error::{Result, failed};
 use crate::host::engine::cut;
 use crate::host::engine::header::Header;

@@ -1,5 +1,5 @@
 //! The promises of the operator's interface about objects that are awake, waking or large, and
-//! about whoever reads too slowly.
+//! about clients that read too slowly.
 
 use std::path::Path;
 use std::rc::Rc;

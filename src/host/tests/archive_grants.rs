@@ -166,8 +166,8 @@ fn target() -> capstead_client::sturdyref::TargetId {
     id
 }
 
-// What an import had revoked and written was cut only with the last batch of its target, and never
-// when the import failed before that.
+// Capabilities whose grants an import had revoked were cut only with the last batch of its target,
+// and never when the import failed before that.
 #[test]
 fn what_was_revoked_before_an_import_failed_is_cut() {
     /// More than one batch has room for.

@@ -150,7 +150,7 @@ fn chains_wait_for_their_beginning() {
             let (object, _connections) = behind(world.object("x"), hops);
             let written = call_write(&object, 7);
             let later = call_later(&object, 0, Some(object.clone())).pipeline.get_cap();
-            // What was given away as a promise is reached through each host again: so many may.
+            // A promise that was given away is reached through each host again: so many may.
             let calls = if hops > 1 { 4_000 } else { CALLS };
             let end = chain_of(calls, &later, link);
             settle().await;

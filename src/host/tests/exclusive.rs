@@ -65,7 +65,7 @@ fn a_call_that_comes_back_from_another_host_is_refused() {
                     call_pass(&a, std::slice::from_ref(&b), std::slice::from_ref(&b))
                         .await
                         .unwrap();
-                    // Where it leads isn't known when it is called.
+                    // Its destination isn't known when it is called.
                     let giver = here.object("giver");
                     let promised = call_later(&giver, 9, Some(b.clone())).pipeline.get_cap();
                     assert_deadlock(call_pass(&a, &[promised, a.clone()], &[]).await);
@@ -185,7 +185,7 @@ fn a_call_waits_no_longer_than_its_patience() {
     });
 }
 
-/// A second offer is an error of the handler, whoever calls, and the object goes on.
+/// A second offer is an error of the handler for every caller, and the object goes on.
 #[test]
 fn a_capability_can_be_offered_once_ahead_of_the_answer() {
     for hops in 0..3 {

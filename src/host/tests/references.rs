@@ -16,7 +16,7 @@ use crate::membrane;
 use crate::schema::cluster_capnp::{router, supervisor};
 use crate::sturdyref::{Grant, KeyRing, Keys, root_grant};
 
-/// All shards belong to whoever joins.
+/// All shards belong to every host that joins.
 struct OneHost;
 
 impl supervisor::Server for OneHost {

@@ -161,8 +161,8 @@ fn abort_ends_the_instance_and_drops_its_unfinished_turn() {
     }
 }
 
-/// The caller is told why, held capabilities or not, and a shutdown doesn't wait for it. What the
-/// transaction said it waited for is gone with the turn.
+/// The caller is told why, held capabilities or not, and a shutdown doesn't wait for it. The turn
+/// took with it the transaction's word of waiting.
 #[test]
 fn an_abort_in_a_transaction_answers_its_caller() {
     for is_held in [false, true] {

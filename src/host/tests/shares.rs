@@ -125,7 +125,7 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
     });
 }
 
-/// The gateway calls by the root for whoever reaches its port.
+/// The gateway calls by the root for every client that reaches its port.
 #[test]
 fn those_who_call_by_the_root_leave_ids_to_all_others() {
     run_within(Duration::from_mins(2), async {

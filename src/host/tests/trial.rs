@@ -62,7 +62,7 @@ pub(super) enum Wake {
     NeverEnds,
 }
 
-/// Which ones `wake` calls.
+/// Those that `wake` calls.
 pub(super) fn wake_calls(path: Vec<trial::Client>) {
     WAKE_PATH.set(path);
 }

@@ -210,7 +210,7 @@ impl SocketTable {
                 continue;
             }
             let new = NewSocket { tags, attachment, handler, surviving: Some(Box::new(surviving)) };
-            // Lease and timer come with whoever resumes it.
+            // Lease and timer come with the client that resumes it.
             let entry = self.insert(number, new, None);
             if is_cut_short {
                 entry.lost_message();

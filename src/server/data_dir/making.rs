@@ -19,7 +19,7 @@ use crate::storage::{self, StorageError};
 
 /// The stage that a directory has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum DirStage {
     /// There is nothing yet.
     Nothing,
     /// Only the remains of an earlier making that was cut short.
@@ -30,26 +30,26 @@ pub(super) enum Found {
     Whole,
 }
 
-pub(super) fn found(root: &Path) -> Result<Found, ServerError> {
+pub(super) fn found(root: &Path) -> Result<DirStage, ServerError> {
     let mut names = names(root)?;
     if names.iter().any(|name| name == FORMAT_FILE) {
-        return Ok(Found::Whole);
+        return Ok(DirStage::Whole);
     }
     names.retain(|name| name != LOCK_FILE);
     let says = lock_text(root)?;
     let is_begun = |text: &str| text.as_bytes().starts_with(&says);
     if names.is_empty() && (is_begun(BEING_MADE) || is_begun(BEING_RESTORED)) {
         let is_restored = says == BEING_RESTORED.as_bytes();
-        return Ok(if is_restored { Found::Unrestored } else { Found::Nothing });
+        return Ok(if is_restored { DirStage::Unrestored } else { DirStage::Nothing });
     }
     if !names.iter().all(|name| is_part(name)) {
         return Err(foreign(root));
     }
     if says == BEING_MADE.as_bytes() {
-        return Ok(Found::Unmade);
+        return Ok(DirStage::Unmade);
     }
     if says == BEING_RESTORED.as_bytes() {
-        return Ok(Found::Unrestored);
+        return Ok(DirStage::Unrestored);
     }
     // These may be years of data of which one file was lost: nothing says that they were never
     // finished.

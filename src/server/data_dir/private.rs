@@ -69,7 +69,7 @@ pub(super) fn read(path: &Path, trust: Trust) -> Result<Zeroizing<Vec<u8>>, Serv
     let failed = failed(path, "read the key");
     let file = open_regular(OpenOptions::new().read(true), path).map_err(&failed)?;
     // Looks at the open file itself, wherever the name leads meanwhile.
-    let found = Found::of(&file.metadata().map_err(&failed)?, path, "600");
+    let found = CheckedFile::of(&file.metadata().map_err(&failed)?, path, "600");
     let reason = "others can read or write it, so that it must be taken for known";
     found.check(trust, 0o077, reason)?;
     let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize + 1));
@@ -86,7 +86,7 @@ pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError>
     match fs::metadata(path) {
         Ok(metadata) => {
             let reason = "others can write to it, and so put other keys in place of the cluster's";
-            Found::of(&metadata, path, "go-w").check(trust, 0o022, reason)
+            CheckedFile::of(&metadata, path, "go-w").check(trust, 0o022, reason)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(path, "look at the folder")(error)),
@@ -100,7 +100,7 @@ pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError>
 /// When another user owns it, or it can't be examined.
 pub(super) fn check_owner(path: &Path, trust: Trust) -> Result<(), ServerError> {
     let metadata = fs::metadata(path).map_err(failed(path, "look at the folder"))?;
-    Found::of(&metadata, path, "go-w").check(trust, 0, "")
+    CheckedFile::of(&metadata, path, "go-w").check(trust, 0, "")
 }
 
 /// Checks a folder or file below the data directory as [`check_folder`] does; it must exist and be
@@ -115,12 +115,12 @@ pub(super) fn check_below(path: &Path, trust: Trust) -> Result<(), ServerError> 
         return Err(failed(owned::link()));
     }
     let reason = "others can write to it, and so put other files in place of the cluster's";
-    Found::of(&metadata, path, "go-w").check(trust, 0o022, reason)
+    CheckedFile::of(&metadata, path, "go-w").check(trust, 0o022, reason)
 }
 
 /// The file under a path.
 #[derive(Clone, Copy)]
-struct Found<'a> {
+struct CheckedFile<'a> {
     path: &'a Path,
     owner: Owner,
     group: u32,
@@ -129,7 +129,7 @@ struct Found<'a> {
     wanted: &'static str,
 }
 
-impl<'a> Found<'a> {
+impl<'a> CheckedFile<'a> {
     fn of(metadata: &fs::Metadata, path: &'a Path, wanted: &'static str) -> Self {
         let (owner, group, mode) = (Owner::of(metadata), metadata.gid(), metadata.mode());
         Self { path, owner, group, mode, wanted }
@@ -191,7 +191,7 @@ mod tests {
     fn says(trust: Trust, owner: u32, mode: u32, forbidden: u32) -> String {
         let path = Path::new("keys/cluster");
         let (owner, group) = (Owner(owner), 70);
-        let found = Found { path, owner, group, mode, wanted: "600" };
+        let found = CheckedFile { path, owner, group, mode, wanted: "600" };
         found
             .check(trust, forbidden, "others can read it")
             .map_or_else(|error| error.to_string(), |()| String::new())

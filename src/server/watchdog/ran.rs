@@ -16,7 +16,7 @@ pub(super) struct Thread {
 
 /// The state of a thread at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ThreadState {
     /// It runs, or waits only for a processor.
     is_runnable: bool,
     /// The time for which it has run since its beginning.
@@ -32,7 +32,7 @@ impl Thread {
         Some(Self { state: open("stat")?, schedule: open("schedstat")? })
     }
 
-    pub(super) fn look(&self) -> Option<Seen> {
+    pub(super) fn look(&self) -> Option<ThreadState> {
         let mut buffer = [0; 512];
         let mut read = |file: &File| {
             let length = file.read_at(&mut buffer, 0).ok()?;
@@ -46,13 +46,17 @@ impl Thread {
         if ran == 0 {
             return None;
         }
-        Some(Seen { is_runnable: fields.starts_with('R'), ran: Duration::from_nanos(ran) })
+        Some(ThreadState { is_runnable: fields.starts_with('R'), ran: Duration::from_nanos(ran) })
     }
 }
 
 /// The part of the time between two checks that counts: all of it for a thread that waits for
 /// something other than a processor.
-pub(super) fn counted(passed: Duration, before: Option<Seen>, now: Option<Seen>) -> Duration {
+pub(super) fn counted(
+    passed: Duration,
+    before: Option<ThreadState>,
+    now: Option<ThreadState>,
+) -> Duration {
     match (before, now) {
         (Some(before), Some(now)) if before.is_runnable && now.is_runnable => {
             passed.min(now.ran.saturating_sub(before.ran))
@@ -69,8 +73,8 @@ mod tests {
 
     const PASSED: Duration = Duration::from_millis(20);
 
-    fn seen(is_runnable: bool, ran_ms: u64) -> Seen {
-        Seen { is_runnable, ran: Duration::from_millis(ran_ms) }
+    fn seen(is_runnable: bool, ran_ms: u64) -> ThreadState {
+        ThreadState { is_runnable, ran: Duration::from_millis(ran_ms) }
     }
 
     #[test]

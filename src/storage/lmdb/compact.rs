@@ -87,7 +87,7 @@ fn check_room(path: &Path, map_bytes: usize) -> Result<()> {
     if Disk::check_room(path, env.bytes_used()? + BESIDE_BYTES).is_ok() {
         return Ok(());
     }
-    // Half-full pages are merged. Where that decides, this reads all records.
+    // Half-full pages are merged. When that decides, this reads all records.
     Disk::check_room(path, packed_bytes(&env)? + BESIDE_BYTES)
 }
 

@@ -54,8 +54,8 @@ trait Backend: Sized + 'static {
     /// Opens it as a starting process does; everything opened before has been dropped.
     fn open(&self) -> Opened;
 
-    /// The state that a process finds when it starts after a crash at this moment. Where it isn't
-    /// certain which blocks are left, `keep` decides.
+    /// The state that a process finds when it starts after a crash at this moment. `keep` decides
+    /// if it isn't certain which blocks are left.
     fn crash(&self, keep: u64) -> Self;
 
     /// Claims the shard as another process would while this one has the storage open.

@@ -56,7 +56,7 @@ impl<const ALONE: bool> Calling<ALONE> {
                 self.ctx.storage().put_ref("service", &service).await?;
                 http::json(StatusCode::OK, &true)
             }
-            // Whatever URL is meant.
+            // Every URL.
             "/url" => {
                 let asked = Request::get(text).body(Body::default());
                 let asked = asked.map_err(|error| failed(error.to_string()))?;

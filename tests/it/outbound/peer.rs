@@ -53,7 +53,7 @@ impl Peer {
             let serve = service_fn(|request| answer(request, peer));
             let mut http = hyper::server::conn::http1::Builder::new();
             http.timer(hyper_util::rt::TokioTimer::new());
-            // Whoever asks may leave at any time.
+            // The client may leave at any time.
             let _ = http.serve_connection(TokioIo::new(stream), serve).await;
         })
         .await
@@ -73,7 +73,7 @@ impl Peer {
             match then {
                 Then::Close => {}
                 Then::Reset => stream.set_zero_linger().unwrap(),
-                // Until whoever asked leaves.
+                // Until the client leaves.
                 Then::Stall => while stream.read(&mut [0; 4096]).await.unwrap_or(0) > 0 {},
             }
         })

@@ -32,7 +32,7 @@ async fn serve_tls(
     tokio::task::spawn_local(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            // Whoever doesn't believe the certificate leaves.
+            // A client that doesn't trust the certificate leaves.
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut head = Vec::new();
             while !head.windows(4).any(|window| window == b"\r\n\r\n") {

@@ -33,7 +33,7 @@ struct Down(Rc<Ear>);
 
 impl web_socket::Server for Down {
     async fn send_text(self: Rc<Self>, params: web_socket::SendTextParams) -> Result<()> {
-        // Whoever drops the call meanwhile ends this.
+        // A caller that drops the call meanwhile ends this.
         tokio::time::sleep(Duration::from_millis(20)).await;
         self.0.heard.borrow_mut().push(params.get()?.get_text()?.to_string()?);
         self.0.hears.notify_one();

@@ -1,5 +1,4 @@
-//! The limits of what clients of WebSockets may take of a server, none of whom takes it from
-//! others.
+//! The limits of what clients of WebSockets may take of a server: no client takes it from others.
 #![allow(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
 
 use std::time::{Duration, Instant};

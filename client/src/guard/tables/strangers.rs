@@ -2,8 +2,8 @@
 //! nothing.
 //!
 //! A text alone gets answers from `challenge`, and from `locate` where its holders have to prove
-//! who they are. Whoever found or stole such a text, or keeps one of a grant that was revoked, must
-//! not be trusted for it. So these answers end nobody's time as a stranger.
+//! themselves. A client that found or stole such a text, or keeps one of a revoked grant, must not
+//! be trusted for it. So these answers end nobody's time as a stranger.
 
 use crate::restorer_capnp::restorer;
 use crate::sturdyref::TextReference;

@@ -124,7 +124,7 @@ impl Document {
         let reach = reach(&update);
         let mut txn = self.doc.transact_mut();
         let applied = txn.apply_update(update);
-        // What waits for another change, which has not come yet, is kept like all others.
+        // A change that waits for an earlier one, which has not come yet, is kept like all others.
         let waits = txn.has_missing_updates() && !is_within(&reach, &txn.state_vector());
         let is_new = waits || !txn.insert_set().is_empty() || !txn.delete_set().is_empty();
         drop(txn);
@@ -160,7 +160,7 @@ impl Document {
     /// Writes what isn't written yet, as one change, which is then to be told to everybody.
     ///
     /// # Errors
-    /// The memory is ahead of the storage, and whoever has it must not tell anything.
+    /// The memory is ahead of the storage, and the object must not tell anything.
     pub(super) fn save(&mut self) -> Result<Option<Vec<u8>>> {
         let mut unsaved = mem::take(&mut self.unsaved);
         let change = match unsaved.len() {

@@ -7,7 +7,7 @@
 //! again.
 //!
 //! Invariants:
-//! - A message that tells of the document, to whomever, is sent in a turn that has saved it: see
+//! - Every message that tells of the document is sent in a turn that has saved it: see
 //!   `Editor::tell`.
 //! - A memory that is ahead of the storage and can't be saved ends with the object.
 
@@ -41,8 +41,8 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Sockets of one document.
 const SOCKETS_MAX: usize = 500;
 
-/// The time between two batches: what one object sends is about 1,000 messages a second, whoever
-/// listens.
+/// The time between two batches: what one object sends is about 1,000 messages a second, for any
+/// number of listeners.
 const PAUSE: Duration = Duration::from_millis(20);
 /// See [`PAUSE`].
 const PAUSE_FOR_EACH: Duration = Duration::from_millis(1);

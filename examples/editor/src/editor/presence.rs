@@ -1,7 +1,7 @@
 //! The people who are there, and their cursors. Never stored.
 //!
-//! Invariant: what a client says of itself counts up. What isn't newer is neither kept nor told,
-//! since every client sends on what it hears of others.
+//! Invariant: a client numbers its own states upward. A state that isn't newer is neither kept nor
+//! told, since every client sends on what it hears of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

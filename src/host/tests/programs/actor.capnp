@@ -53,7 +53,7 @@ struct Step {
   # and as its `gift`. If there is none, the actor passes a capability that it makes.
 
   tails @18 :Bool;
-  # The call on `on` answers this one, if whoever is asked can do that.
+  # The call on `on` answers this one, if the actor asked can do that.
 
   kibibytes @19 :UInt32;
   # So large are what it returns and the text of its error,
@@ -91,7 +91,7 @@ enum Ending {
 }
 
 interface Actor {
-  # Whatever takes part in a program: an object, a capability that one made, or a client's callback.
+  # One that takes part in a program: an object, a capability that one made, or a client's callback.
 
   act @0 Step -> (sender :UInt32, wrote :UInt32, cap :Actor, bulk :Data, caps :List(Actor));
 
@@ -105,5 +105,5 @@ interface Door {
   # A new facet of an object, to be called as `stub`.
 
   look @1 (cap :Actor) -> (facet :UInt64);
-  # Which facet of the vat's it is, if it is one.
+  # The number of the facet in its vat, if it is one.
 }

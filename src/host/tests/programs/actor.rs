@@ -1,4 +1,4 @@
-//! Whatever takes part in a program: the class of its objects, what these make, and callbacks.
+//! Those that take part in a program: the class of its objects, what these make, and callbacks.
 //!
 //! An actor does what a [`Step`] says, and reports to the ledger what it starts, receives and
 //! answers.
@@ -259,7 +259,7 @@ impl Actor {
         (0..step.writes).try_for_each(|_| self.put())?;
         let kept = self.kept.borrow().clone().filter(|_| step.use_kept);
         if let Some(gift) = gift.clone().filter(|_| step.keep) {
-            // What was kept may call us when it is dropped.
+            // Capabilities that were kept may call us when they are dropped.
             drop(self.kept.replace(Some(Held::new(gift))));
         }
         let target = kept.or_else(|| on.map(Held::new));
@@ -350,7 +350,8 @@ impl Actor {
         for _ in 0..step.polls {
             tokio::task::yield_now().await;
         }
-        // What an exclusive object waits for may wait for it on another host, for half a minute.
+        // A call of an exclusive object may wait, on another host, for that object, for half a
+        // minute.
         if !step.awaits || ledger::is_exclusive(self.number) {
             return;
         }

@@ -1,9 +1,9 @@
 //! The events of a program on this thread, and the rules that it must not break.
 //!
-//! Every actor reports here what it starts, what it received from whom, and what it answered. The
-//! ledger compares that with the order in which the calls were made, and with what the model disk
-//! has made durable at that moment. It decides nothing: a broken rule is written down, and the
-//! program goes on.
+//! Every actor reports here what it starts, which calls it received of which actor, and what it
+//! answered. The ledger compares that with the order in which the calls were made, and with what
+//! the model disk has made durable at that moment. It decides nothing: a broken rule is written
+//! down, and the program goes on.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -110,7 +110,7 @@ pub(super) fn is_exclusive(object: u32) -> bool {
 pub(super) struct Verdict {
     /// The number of calls that started.
     pub(super) started: u64,
-    /// Which rules were broken.
+    /// The rules that were broken.
     pub(super) problems: Vec<String>,
 }
 
@@ -238,7 +238,7 @@ fn follows_answer(call: CallId, mut parent: CallId) {
     }
 }
 
-/// An actor gives the answer of a call, or the capabilities in it, to whoever sends it on.
+/// An actor gives the answer of a call, or the capabilities in it, to an actor that sends it on.
 pub(super) fn answers(call: CallId, sent: Sent) {
     with(|ledger| _ = ledger.answered.entry(call).or_insert(sent));
 }

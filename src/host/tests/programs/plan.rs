@@ -116,7 +116,7 @@ pub(super) enum Kind {
     Kj,
 }
 
-/// Which method asks for a step.
+/// The method that asks for a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     Act,
@@ -207,7 +207,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     let objects: Vec<_> = (0..vats + dice.index(3)).map(|number| number % vats).collect();
     let exclusives = dice.pick(&[0, 0, 50]);
     let exclusive = objects.iter().map(|_| dice.percent(exclusives)).collect();
-    // Who shares the process of a host ends with it.
+    // An actor in the process of a host ends with it.
     let nearest = usize::from(theme == Theme::Hosts);
     let mut distance = || nearest + dice.index(4 - nearest);
     let distances: Vec<Vec<_>> =
@@ -436,7 +436,7 @@ impl Maker {
     }
 }
 
-/// Which capabilities go with a step.
+/// The capabilities that go with a step.
 #[derive(Clone, Copy)]
 struct Given {
     on: bool,

@@ -19,7 +19,7 @@ use super::plan::{Applied, Fate, How, Kind, Op, Plan};
 use crate::host::engine::rest;
 use crate::storage::testing::model::Fault;
 
-/// Rounds after which whoever still waits will wait for ever.
+/// Rounds after which a caller that still waits will always wait.
 const PATIENCE: usize = 30_000;
 
 /// Rounds in which something would happen if there were anything to happen.

@@ -221,8 +221,8 @@ fn a_stub_lives_on_when_its_object_rests() {
     });
 }
 
-/// Whatever breaks a stub: it says `disconnected`, which the ledger checks, and delivers nothing
-/// more. A new one works.
+/// The end of a stub, by any cause: it says `disconnected`, which the ledger checks, and delivers
+/// nothing more. A new one works.
 #[test]
 fn a_broken_stub_stays_broken() {
     type Break = fn() -> Op;

@@ -21,7 +21,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::super::world::{ask, within};
 use crate::error::{Result, failed};
-use crate::gateway::{Door, Entrance, Gateway, Given, HttpLimits, Proxies, Restoring, Routes};
+use crate::gateway::{
+    Door, Entrance, Gateway, Given, HttpLimits, NamespaceRestore, Proxies, Routes,
+};
 use crate::http::{self, Answer, Body, Closed, Message, Request, Socket, SocketHandler, Sockets};
 use crate::schema::counter_capnp::counter;
 use crate::schema::http_capnp::http_service;
@@ -272,7 +274,7 @@ impl Far {
     /// A gateway that reaches the class by this way alone.
     pub(super) async fn gateway(self: &Rc<Self>, limits: HttpLimits) -> SocketAddr {
         let far = self.clone();
-        let again = Box::new(move || -> Result<Restoring> {
+        let again = Box::new(move || -> Result<NamespaceRestore> {
             let connected = far.clone();
             let restorer: restorer::Client =
                 capnp_rpc::new_future_client(

@@ -74,7 +74,7 @@ impl Answered {
 /// The outcome of a call; none of one whose results went elsewhere.
 pub(super) type Outcome = Result<Option<Rc<Answered>>, Error>;
 
-/// A call of this side and whoever waits for it.
+/// A call of this side and the caller that waits for it.
 #[derive(Default)]
 pub(super) struct Asked {
     /// While there is no outcome.
@@ -85,7 +85,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Promised results learn of it before whoever awaits the call.
+    /// Promised results learn of it before the caller.
     pub(super) fn settle(&self, outcome: Outcome) {
         let question = self.question.take();
         for (later, path) in self.promised.take() {
@@ -266,7 +266,7 @@ impl Later {
         if !(called && is_here) {
             return self.resolve(Ok(known));
         }
-        // What was called before has to come back first.
+        // Earlier calls have to come back first.
         let embargoed = Self::unknown();
         self.resolve(Ok(embargoed.hook()));
         peer.disembargo(question.id, path, Box::new(move || embargoed.resolve(Ok(known))));

@@ -2,8 +2,9 @@
 //! server.
 //!
 //! It knows promises, resolves them, reflects calls on those that lead back to the server, ends
-//! methods by tail calls, and embargoes what comes home. What KJ would end the connection over is a
-//! broken rule: the server is told nothing that an honest peer in C++ can't take.
+//! methods by tail calls, and embargoes capabilities that come home. An error over which KJ would
+//! end the connection is a broken rule: the server is told nothing that an honest peer in C++ can't
+//! take.
 
 mod hook;
 mod receive;
@@ -138,7 +139,7 @@ type Refused<T> = Result<T, String>;
 /// The messages that go out.
 impl Peer {
     fn send(&self, message: &Outgoing) {
-        // Whoever wrote it learns of the end otherwise.
+        // Its writer learns of the end otherwise.
         let _ = self.out.unbounded_send(serialize::write_message_to_words(message));
     }
 

@@ -121,7 +121,7 @@ pub(super) struct Postponed {
 
 impl Postponed {
     pub(super) fn know(&self, pipeline: Box<dyn PipelineHook>) {
-        // What is used for the first time from now on goes there at once.
+        // Paths used for the first time from now on lead there at once.
         self.known.replace(Some(pipeline.add_ref()));
         let used = self.used.borrow().clone();
         for (path, later) in used {

@@ -1,29 +1,49 @@
-//! A class as its namespace describes it: its methods by name, and its description for others.
+//! The classes that calls in JSON reach, each as its namespace describes it: its methods by name,
+//! and its description for others.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
 
 use capnp::traits::HasTypeId;
 use http::StatusCode;
 use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::Answer;
-use crate::dynamic::{Method, Shapes, Table, Unfit};
+use crate::dynamic::{MethodShape, Shapes, Table, Unfit};
 use crate::error::{Result, failed};
-use crate::http::{http_service, refuse};
-use crate::schema::restorer_capnp::namespace::describe_results;
+use crate::http::{OrRefusal, http_service, refuse};
+use crate::schema::restorer_capnp::{namespace::describe_results, restorer};
+
+/// The things that calls need beside the objects.
+pub(super) struct JsonCalls {
+    pub(super) restorer: restorer::Client,
+    /// By the lower-case name of the class.
+    pub(super) classes: RefCell<HashMap<String, Rc<JsonClass>>>,
+}
+
+impl JsonCalls {
+    pub(super) fn new(restorer: restorer::Client) -> Self {
+        Self { restorer, classes: RefCell::default() }
+    }
+
+    /// The hosts may serve other versions of the classes from now on.
+    pub(super) fn forget(&self) {
+        drop(self.classes.take());
+    }
+}
 
 /// The methods of a class.
-pub(super) struct Class {
+pub(super) struct JsonClass {
     name: String,
     about: String,
     pub(super) table: Table,
-    methods: Vec<Method>,
+    methods: Vec<MethodShape>,
     /// Its description, once somebody asked for it.
     described: OnceCell<Bytes>,
 }
 
-impl Class {
+impl JsonClass {
     /// # Errors
     /// When the namespace's answer can't be understood.
     pub(super) fn of(described: describe_results::Reader<'_>) -> Result<Self> {
@@ -40,8 +60,8 @@ impl Class {
 
     /// The method of that name: `increment`, or `Counter.increment` where more than one is called
     /// so.
-    pub(super) fn method(&self, name: &str) -> Answer<&Method> {
-        let is_called = |method: &&Method| method.name == name || method.short_name() == name;
+    pub(super) fn method(&self, name: &str) -> OrRefusal<&MethodShape> {
+        let is_called = |method: &&MethodShape| method.name == name || method.short_name() == name;
         let mut found = self.methods.iter().filter(is_called);
         match (found.next(), found.next()) {
             (Some(method), None) => Ok(method),
@@ -70,8 +90,8 @@ impl Class {
     }
 
     /// The name by which a method is called in paths.
-    fn name_of<'a>(&self, method: &'a Method) -> &'a str {
-        let is_same = |other: &&Method| other.short_name() == method.short_name();
+    fn name_of<'a>(&self, method: &'a MethodShape) -> &'a str {
+        let is_same = |other: &&MethodShape| other.short_name() == method.short_name();
         match self.methods.iter().filter(is_same).count() {
             1 => method.short_name(),
             _ => &method.name,
@@ -79,7 +99,7 @@ impl Class {
     }
 
     /// Its description as OpenAPI 3.1.
-    pub(super) fn open_api(&self) -> Answer<Bytes> {
+    pub(super) fn open_api(&self) -> OrRefusal<Bytes> {
         if let Some(described) = self.described.get() {
             return Ok(described.clone());
         }

@@ -292,20 +292,20 @@ impl Bites {
 
 /// The reason why a message is refused. It ends the connection.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum Rejection {
     /// A limit was hit; the peer gets this sentence.
     Over(Limit, String),
     /// The message can't be read.
     Malformed(Error),
 }
 
-impl Refusal {
+impl Rejection {
     pub(crate) fn over<T>(limit: Limit, reason: impl Into<String>) -> Result<T, Self> {
         Err(Self::Over(limit, reason.into()))
     }
 }
 
-impl<E: Into<Error>> From<E> for Refusal {
+impl<E: Into<Error>> From<E> for Rejection {
     fn from(error: E) -> Self {
         Self::Malformed(error.into())
     }
