@@ -79,10 +79,6 @@ impl Draft {
         block.link_of(&self.bytes[at..])
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.blocks == 0
-    }
-
     /// Ends the entry.
     pub(crate) fn finish(mut self, head: &Head) -> Entry {
         let content = self.bytes.len();

@@ -2,9 +2,9 @@
 //! over them.
 //!
 //! It knows a storage only as a [`Backend`], which can be opened, opened again, taken over by a
-//! rival, and ended at any moment. It runs on the local log with LMDB, on the log in memory, and on a log of files.
-//! Tests for one of them alone stand beside that one. The suite expects nothing that the
-//! documentation of the traits doesn't promise.
+//! rival, and ended at any moment. It runs on the local log with LMDB, on the log in memory, and on
+//! a log of files. Tests for one of them alone stand beside that one. The suite expects nothing
+//! that the documentation of the traits doesn't promise.
 //!
 //! `PROPTEST_CASES` raises the number of random cases.
 

@@ -117,12 +117,11 @@ impl MemoryLog {
     }
 
     /// Applies a block that a log elsewhere accepted.
-    pub(crate) fn replay(&self, block: &ShardBlock) -> Link {
+    pub(crate) fn replay(&self, block: &ShardBlock) {
         let mut state = self.state();
         let chain = state.chains.entry(block.shard).or_default();
         (chain.epoch, chain.last) = (block.epoch, block.previous);
         state.apply(block);
-        block.link()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

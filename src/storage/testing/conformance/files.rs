@@ -1,7 +1,7 @@
 //! The third storage under test: a log of files, which holds everything by itself.
 //!
-//! What an opening finds, it reads from the files of the one before, and writes as the first entry
-//! of new ones. The model in memory only answers reads. A crash is a copy of the files between two
+//! Each opening reads the files of the one before, and writes their blocks as the first entry of
+//! new ones. The model in memory only answers reads. A crash is a copy of the files between two
 //! appends.
 
 use std::cell::{Cell, RefCell};
@@ -118,7 +118,9 @@ impl Backend for Files {
         };
         if !blocks.is_empty() {
             log.write(&blocks.iter().collect::<Vec<_>>()).unwrap();
-            blocks.iter().for_each(|block| drop(model.replay(block)));
+            for block in &blocks {
+                model.replay(block);
+            }
         }
         let log = Gated::new(self.gate.clone(), self.appending.clone(), Box::new(log));
         Opened { log: Box::new(log), reads: Rc::new(model), room: Room::endless() }
@@ -214,7 +216,9 @@ impl ShardLog for FileLog {
         }
         if !accepted.is_empty() {
             self.write(&accepted).unwrap();
-            accepted.iter().for_each(|block| drop(self.model.replay(block)));
+            for block in accepted {
+                self.model.replay(block);
+            }
         }
         outcomes
     }
