@@ -251,6 +251,18 @@ pub(crate) enum StorageError {
         what: &'static str,
     },
 
+    /// An entry of the log that was acknowledged is damaged or missing. Nothing was changed.
+    #[cfg(test)]
+    #[error(
+        "{path:?} is damaged: entry {entry} of the log isn't as it was written; restore a backup"
+    )]
+    LogDamaged {
+        /// The segment in which the entry was looked for.
+        path: PathBuf,
+        /// The number of the entry.
+        entry: u64,
+    },
+
     /// The path isn't a directory. It was not changed.
     #[error("{0:?} is not a directory; choose an empty or new directory")]
     NotADirectory(PathBuf),

@@ -2,14 +2,15 @@
 //! over them.
 //!
 //! It knows a storage only as a [`Backend`], which can be opened, opened again, taken over by a
-//! rival, and ended at any moment. It runs on the local log with LMDB and on the log in memory.
-//! Tests for one of them alone stand beside that one. The suite expects nothing that the
-//! documentation of the traits doesn't promise.
+//! rival, and ended at any moment. It runs on the local log with LMDB, on the log in memory, and on
+//! a log of files. Tests for one of them alone stand beside that one. The suite expects nothing
+//! that the documentation of the traits doesn't promise.
 //!
 //! `PROPTEST_CASES` raises the number of random cases.
 
 mod backends;
 mod config;
+mod files;
 mod keys;
 mod listing;
 mod log;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use proptest::test_runner::Config;
 
 use self::backends::{Disk, Memory};
+use self::files::Files;
 use crate::id::{ObjectId, ObjectIds, Shard};
 use crate::storage::config::ConfigStore;
 use crate::storage::lmdb::layout::Usage;
@@ -123,8 +125,8 @@ fn edges(map: &Map) -> Map {
     edges.map(|(key, targets)| (key, targets.as_bytes().to_vec())).collect()
 }
 
-/// Runs each check on both storages.
-macro_rules! on_both {
+/// Runs each check on all storages.
+macro_rules! on_all {
     ($($part:ident { $($check:ident)* })*) => {
         mod on_the_model {
             $(mod $part { $(
@@ -138,10 +140,16 @@ macro_rules! on_both {
                 fn $check() { super::super::$part::$check::<super::super::Disk>(); }
             )* })*
         }
+        mod on_files {
+            $(mod $part { $(
+                #[test]
+                fn $check() { super::super::$part::$check::<super::super::Files>(); }
+            )* })*
+        }
     };
 }
 
-on_both! {
+on_all! {
     log {
         blocks_chain_and_the_next_claim_is_newer_and_goes_on
         another_epoch_or_another_end_is_fenced_and_nothing_of_it_applied
