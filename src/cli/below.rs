@@ -53,12 +53,28 @@ pub(super) async fn find(
     Ok(search.found)
 }
 
-/// Revokes those that are still in force, and returns their number.
-pub(super) async fn revoke(
+/// Revokes all that are in force, and returns their number; none if nothing was ever made from that
+/// grant. Their holders may make further ones meanwhile, which are looked for again.
+pub(super) async fn revoke_all(
     admin: &admin::Client,
     hosts: u16,
-    found: &[Below],
-) -> Result<usize, Failure> {
+    from: GrantRef,
+) -> Result<Option<usize>, Failure> {
+    let mut count = None;
+    loop {
+        let found = find(admin, hosts, from).await?;
+        let revoked = revoke(admin, hosts, &found).await?;
+        if !found.is_empty() {
+            count = Some(count.unwrap_or_default() + revoked);
+        }
+        if revoked == 0 {
+            return Ok(count);
+        }
+    }
+}
+
+/// Revokes those that are still in force, and returns their number.
+async fn revoke(admin: &admin::Client, hosts: u16, found: &[Below]) -> Result<usize, Failure> {
     let mut count = 0;
     for Below { target, id, .. } in found.iter().filter(|found| !found.grant.is_revoked) {
         let host = transfer::host(admin, owner_of(target.home_shard().0, hosts));

@@ -278,16 +278,19 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
     let said = format!("revoked, with all that depended on it: {}", hex(grant.as_bytes()));
     if options.below {
         let revoked = with_all(data, Access::Full, &[], async |admin, hosts| {
-            let found = below::find(admin, hosts, reference(object, grant)).await?;
             let own = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
+            // First, so that its holder makes no more while the others are searched for.
             let was_there = still_there(revoke_one(&own, object.id, grant.as_bytes()).await)?;
-            if !was_there && found.is_empty() {
+            let below = below::revoke_all(admin, hosts, reference(object, grant)).await;
+            let count = below
+                .map_err(|failure| if was_there { not_all(&said, failure) } else { failure })?;
+            if !was_there && count.is_none() {
                 check_target(&own, object).await?;
                 return Err(Failure::Cannot(
                     "there is no grant of this id, and none that was made from it".to_owned(),
                 ));
             }
-            let count = below::revoke(admin, hosts, &found).await?;
+            let count = count.unwrap_or_default();
             Ok(format!(
                 "{said}; and {} made from it that may survive it",
                 plural(count as u64, "grant")
@@ -303,6 +306,16 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
         Ok(said)
     });
     operator::end(revoked, None)
+}
+
+/// The failure of a search that came after the revocation itself.
+fn not_all(said: &str, failure: Failure) -> Failure {
+    match failure {
+        Failure::Cannot(text) => Failure::Cannot(format!(
+            "{said}; but not all was found that was made from it and may survive it: {text}"
+        )),
+        failure => failure,
+    }
 }
 
 /// Tells whether the grant still existed and was revoked: it may have ended with another one

@@ -174,7 +174,7 @@ mod tests {
         let key = key.unwrap();
         assert_eq!(request.headers()[SEC_WEBSOCKET_KEY], *key);
         let accept = derive_accept_key(key.as_bytes());
-        let good = [("upgrade", "websocket"), ("connection", "Upgrade")];
+        let good = [("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")];
         let offered = HeaderValue::from_static("one, two");
         let check = |more: &[(&'static str, &str)]| {
             let all = good.iter().chain(more);

@@ -14,6 +14,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::gateway::{Door, is_from_here};
@@ -64,6 +65,9 @@ impl MetricsPage {
     }
 }
 
+/// The time of one connection, which has one request.
+const CONNECTION_TIME: Duration = Duration::from_secs(2 * HTTP_HEADER_SECS);
+
 async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: usize) {
     let (door, places) = (Rc::new(door), Places::new(tools));
     loop {
@@ -80,11 +84,13 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: 
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
+                    // A client that asks again and reads nothing would keep its place for ever.
+                    .keep_alive(false)
                     .serve_connection(stream, service);
                 // The task ends with its connection.
                 tokio::task::spawn_local(async move {
                     let _place = place;
-                    connection.await.ok()
+                    timeout(CONNECTION_TIME, connection).await.ok()
                 });
             }
             Err(error) => crate::net::rest_after(&error).await,

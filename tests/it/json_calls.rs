@@ -202,7 +202,14 @@ fn what_is_not_there_is_named_and_nothing_happens() {
         assert_eq!(json.ask("POST", path, kind, "{}").await.status, 415);
         assert_eq!(json.ask("PUT", path, "", "{}").await.status, 405);
         let answer = json.ask("GET", path, "", "").await;
-        assert!(answer.status == 405 && answer.head.contains("allow: GET, HEAD, POST"));
+        assert!(answer.status == 405 && answer.head.contains("allow: POST\r\n"));
+        let answer = json.ask("PUT", "/json/Counter/a", "", "").await;
+        assert!(answer.status == 405 && answer.head.contains("allow: GET, HEAD\r\n"));
+        for field in ["valeu", "value", "value.x", ""] {
+            let path = format!("/json/Counter/a/increment?save={field}");
+            let answer = json.ask("POST", &path, "", "{}").await;
+            assert_eq!((answer.status, &answer.json["outcome"]), (400, &json!("not")), "{field}");
+        }
         let long = format!("Counter/{}/read", "n".repeat(1025));
         assert_eq!(json.call(&long, json!({})).await.status, 414);
         assert_eq!(json.results("Counter/a/read", json!({})).await, json!({"value": "0"}));

@@ -194,6 +194,18 @@ pub(in crate::host) fn standing(
     grant_ref: GrantRef,
     owns: &dyn Fn(ObjectId) -> bool,
 ) -> Result<Standing> {
+    standing_within(vat, grant_ref, owns, GRANT_DEPTH_MAX)
+}
+
+/// As [`standing`], with so many grants at most in a row. Records of an archive may form a circle,
+/// and are dead then.
+fn standing_within(
+    vat: &Vat,
+    grant_ref: GrantRef,
+    owns: &dyn Fn(ObjectId) -> bool,
+    most: u8,
+) -> Result<Standing> {
+    let Some(left) = most.checked_sub(1) else { return Ok(Standing::Dead) };
     if let Some(live) = vat.live_grants.get(grant_ref) {
         return Ok(Standing::InForce(live));
     }
@@ -204,7 +216,7 @@ pub(in crate::host) fn standing(
     let grant = get(vat, grant_ref)?.filter(|grant| grant.is_valid_at(vat.clock.now_ms()));
     let Some(grant) = grant else { return Ok(Standing::Dead) };
     let before = ancestors(vat, target, &grant)?;
-    let parent = depends(target, &grant).map(|parent| standing(vat, parent, owns));
+    let parent = depends(target, &grant).map(|parent| standing_within(vat, parent, owns, left));
     let parent = match parent.transpose()? {
         None => None,
         Some(Standing::InForce(parent)) => Some(parent),
@@ -220,7 +232,8 @@ pub(in crate::host) fn standing(
 /// When the storage can't be read.
 fn ancestors(vat: &Vat, target: ObjectId, grant: &Grant) -> Result<Vec<GrantId>> {
     let (mut before, mut next) = (Vec::new(), Some(grant.clone()));
-    while let Some(grant) = next.take() {
+    for _ in 0..=GRANT_DEPTH_MAX {
+        let Some(grant) = next.take() else { break };
         before.extend(grant.parent.id());
         match grant.parent {
             // Older versions wrote down the parent alone, whose own record says the rest.
@@ -244,7 +257,8 @@ pub(in crate::host) fn was_made_from(
     from: GrantRef,
 ) -> Result<bool> {
     let (mut at, mut grant) = (target, grant.clone());
-    while let Some(parent) = made_from(at, &grant) {
+    for _ in 0..=GRANT_DEPTH_MAX {
+        let Some(parent) = made_from(at, &grant) else { break };
         if parent == from || grant.before.contains(&from.grant) {
             return Ok(true);
         }

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::host::engine::right::GrantRef;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
-use crate::limits::OVER_GRANTS_KEPT_MS;
+use crate::limits::{GRANT_DEPTH_MAX, OVER_GRANTS_KEPT_MS};
 use crate::sturdyref::Grant;
 
 /// The reason for a sweep, which decides how long ago the time of a grant must be over.
@@ -106,7 +106,9 @@ fn verdict(vat: &Vat, target: ObjectId, grant: &Grant, at_ms: u64) -> Result<Ver
         return Ok(Verdict::Dead);
     }
     let mut next = depends(target, grant);
-    while let Some(grant_ref) = next {
+    // Records of an archive may form a circle, and are dead then.
+    for _ in 0..GRANT_DEPTH_MAX {
+        let Some(grant_ref) = next else { return Ok(Verdict::InForce) };
         if grant_ref.target != target {
             return Ok(Verdict::DependsOn(grant_ref));
         }
@@ -115,7 +117,7 @@ fn verdict(vat: &Vat, target: ObjectId, grant: &Grant, at_ms: u64) -> Result<Ver
             _ => return Ok(Verdict::Dead),
         }
     }
-    Ok(Verdict::InForce)
+    Ok(Verdict::Dead)
 }
 
 /// Finds out which grants are dead, also of those that depend on grants of a namespace. The answers

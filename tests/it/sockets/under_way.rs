@@ -64,6 +64,72 @@ fn a_message_that_does_not_end_is_closed_whatever_else_the_client_says() {
     });
 }
 
+/// Reads end anywhere: in the middle of a message that begins while another one ends, too.
+#[test]
+fn each_message_has_a_time_of_its_own() {
+    let limit = |limits: &mut capstead::HttpLimits| limits.transfer = Duration::from_millis(400);
+    with_limits(1, limit, async |running| {
+        let mut stream = opened(running).await;
+        let message = frame(0x81, b"one of many");
+        let (first, second) = message.split_at(9);
+        let joined = [second, first].concat();
+        let (mut reads, mut writes) = stream.split();
+        let start = Instant::now();
+        let says = async {
+            writes.write_all(first).await.unwrap();
+            let mut said = 0;
+            while start.elapsed() < Duration::from_millis(1200) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                writes.write_all(&joined).await.unwrap();
+                said += 1;
+            }
+            said
+        };
+        let (said, heard) = (says, async {
+            let mut heard = 0;
+            while start.elapsed() < Duration::from_millis(1100) {
+                let mut answer = [0; 13];
+                reads.read_exact(&mut answer).await.unwrap();
+                assert_eq!(&answer[2..], b"one of many");
+                heard += 1;
+            }
+            heard
+        });
+        let (said, heard) = tokio::join!(said, heard);
+        assert!(heard > 10 && heard <= said, "{heard} of {said}");
+    });
+}
+
+/// A client can't answer a ping within a frame.
+#[test]
+fn a_long_message_that_keeps_coming_is_no_silence() {
+    let limit = |limits: &mut capstead::HttpLimits| {
+        limits.socket_idle = Duration::from_millis(400);
+        limits.transfer = Duration::from_secs(10);
+    };
+    with_limits(1, limit, async |running| {
+        let mut stream = opened(running).await;
+        let text = vec![b'x'; 60_000];
+        for part in frame(0x81, &text).chunks(2000) {
+            stream.write_all(part).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        let mut head = [0; 4];
+        loop {
+            stream.read_exact(&mut head[..2]).await.unwrap();
+            // Pings came meanwhile.
+            if head[0] != 0x89 {
+                break;
+            }
+        }
+        stream.read_exact(&mut head[2..]).await.unwrap();
+        assert_eq!(head, [0x81, 126, 0xea, 0x60]);
+        let mut echo = vec![0; text.len()];
+        stream.read_exact(&mut echo).await.unwrap();
+        assert_eq!(echo, text);
+    });
+}
+
 /// The library answers each ping. A client that takes no answer is cut, however much it sends; one
 /// that takes them may ping as often as it likes.
 #[test]
