@@ -3,9 +3,9 @@
 //! Nothing is measured while the peer keeps up: the clock starts when a write has to wait, and
 //! stops when everything is written.
 //!
-//! HTTP/1 doesn't read while it answers. So this looks then whether the peer is gone, without taking
-//! anything: one that broke the connection ends it at once, and one that closed its sending side
-//! still gets its answer, as long as that moves.
+//! HTTP/1 doesn't read while it answers. So this looks then whether the peer is gone, and takes
+//! nothing: a broken connection ends at once, and a peer that closed its sending side still gets
+//! its answer, as long as that moves.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

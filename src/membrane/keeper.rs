@@ -1,4 +1,4 @@
-//! The keeper of awake objects: whoever made the first of the calls that led to one.
+//! The keeper of awake objects: the caller who made the first of the calls that led to one.
 //!
 //! A server has room for so many awake objects, and each that runs a call, or whose capabilities
 //! are held, has to stay. So the host counts them for each keeper, and a call carries its keeper

@@ -1,5 +1,5 @@
-//! Challenges that are asked for and never answered, by whoever has the text of a reference that is
-//! bound to a holder.
+//! Challenges that are asked for and never answered, by those who have the text of a reference that
+//! is bound to a holder.
 
 use std::io::Write;
 use std::net::TcpStream;

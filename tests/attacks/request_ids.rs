@@ -150,7 +150,7 @@ fn ids_of_calls_that_never_end() {
             assert_eq!(noted.unwrap().get().unwrap().get_n(), 0);
             let grown = served.resident_bytes().saturating_sub(before);
             assert!(grown < 400 << 20, "{} MiB", grown >> 20);
-            // The calls end with those for whom they wait; they don't hold up the server's end.
+            // The calls end with the callers that wait for them; they don't hold up its end.
             for connection in connections {
                 connection.disconnect().await;
             }

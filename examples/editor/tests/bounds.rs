@@ -290,7 +290,7 @@ fn an_edit_of_a_document_of_a_megabyte_costs_little() {
         let length = ada.len();
         ada.until(|ada| ada.acknowledged() == length).await;
         assert!(length > 1 << 20);
-        // A build for development is slower. What else the machine does only adds to the cost, so
+        // A build for development is slower. Other work of the machine only adds to the cost, so
         // one of a few rounds has to be within it.
         let most = Duration::from_millis(if cfg!(debug_assertions) { 3 } else { 1 });
         let mut p99 = Duration::MAX;

@@ -140,7 +140,7 @@ impl Awake {
         self.instances.get() >= self.limits.get().objects || self.is_over()
     }
 
-    /// Those for whom objects stay awake.
+    /// The keepers of objects that stay awake.
     pub(in crate::host) fn keepers(&self) -> &AllKeepers {
         &self.keepers
     }

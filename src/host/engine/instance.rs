@@ -87,7 +87,7 @@ pub(in crate::host) struct Instance {
     pub(super) last_use: Cell<u64>,
     /// The bytes that its values in memory take.
     taken: Cell<usize>,
-    /// Those for whom it stays awake.
+    /// The keepers that need it awake.
     pub(super) keepers: Keepers,
     /// Replies that are owed to the callers of handlers that wait for something, by the number of
     /// the call.

@@ -4,10 +4,10 @@
 //! share, the holder of one reference could keep as many as there is room for, and no other object
 //! would wake.
 //!
-//! The calls that led to a turn, and what is made in it, count for whoever made the first of them.
-//! By its grant: for the one below the root from which that was made, since whoever holds it can
-//! make others; or for the root itself, by which the gateway calls for whoever reaches its port.
-//! All that comes without a grant has one share, such as calls by bindings of other hosts' objects.
+//! The calls that led to a turn, and what is made in it, count for the caller who made the first of
+//! them. By its grant: for the one below the root from which that was made, since its holder can
+//! make others; or for the root itself, by which the gateway calls for all clients of its port. All
+//! that comes without a grant has one share, such as calls by bindings of other hosts' objects.
 //!
 //! Invariants:
 //! - Once somebody keeps as much as they may, no further object runs a call of theirs, or wakes for
@@ -29,7 +29,7 @@ use super::vat::Vat;
 use crate::error::{Reason, Result};
 use crate::membrane::{Call, Keeper};
 
-/// Those for whom an instance stays awake.
+/// The keepers that need an instance awake.
 #[derive(Default)]
 pub(in crate::host) struct Keepers {
     /// Each of them, and the number of times that it keeps it. There seldom is more than one.
@@ -129,8 +129,8 @@ impl AllKeepers {
     }
 }
 
-/// The keeper for whom a call on this facet counts. What an object made counts for whom it was
-/// made, whoever calls it: it is kept for them already.
+/// The keeper of a call on this facet. A capability that an object made counts for the keeper for
+/// which it was made, no matter which caller uses it: it is kept for that one already.
 pub(in crate::host) fn keeper(facet: &Facet, call: &mut Call) -> Rc<Keeper> {
     match &facet.behind {
         Behind::Made(made) => made.kept.keeper.clone(),

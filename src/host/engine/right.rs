@@ -179,7 +179,7 @@ pub(in crate::host) struct LiveGrant {
     is_cut: Cell<bool>,
     /// The time of its last restore; 0: none since that was written down.
     restored_ms: Cell<u64>,
-    /// For whom its calls count, once there were any.
+    /// The keeper of its calls, once there were any.
     pub(super) keeper: OnceCell<Rc<Keeper>>,
     all: Weak<LiveGrants>,
 }

@@ -75,7 +75,7 @@ pub(crate) struct Vat {
     pub(in crate::host) fault: Rc<Fault>,
     /// The chain of the present turn, which calls made in it carry on.
     pub(super) chain: RefCell<Option<Chain>>,
-    /// The keeper of what happens at present, for whom objects that it needs stay awake.
+    /// The keeper of the present work: objects that this needs stay awake for it.
     pub(super) keeper: RefCell<Option<Rc<Keeper>>>,
     pub(super) activity: Arc<Activity>,
     pub(super) bodies: OnceCell<Arc<Room>>,

@@ -110,7 +110,7 @@ fn what_is_kept_is_in_nobodys_way() {
     });
 }
 
-/// An object has no grant for another one to which it is bound: whoever called it has.
+/// An object has no grant for another one to which it is bound: its caller has.
 #[test]
 fn what_objects_call_counts_for_whoever_called_them() {
     run(async {
