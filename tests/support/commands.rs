@@ -44,7 +44,8 @@ fn said(output: &Output) -> String {
 pub(crate) fn assert_that_lost_help_is_an_error(program: Program<'_>) {
     let word = |word: &str| vec![word.to_owned()];
     let mut asked = vec![word("--version"), word("-V")];
-    for words in all(program) {
+    // The bench is another program with a test of its own, which would be built here first.
+    for words in all(program).into_iter().filter(|words| words != &word("bench")) {
         asked.push([word("help"), words.clone()].concat());
         asked.extend(["--help", "-h"].map(|flag| [words.clone(), word(flag)].concat()));
     }
@@ -53,10 +54,8 @@ pub(crate) fn assert_that_lost_help_is_an_error(program: Program<'_>) {
         let output = program().args(&args).stdout(full).stderr(Stdio::piped()).output();
         let output = output.expect("it runs");
         assert_eq!(output.status.code(), Some(1), "{args:?}: {}", said(&output));
-        // The bench is another program, which need not be there.
-        let is_bench = args[0] == "bench" && said(&output).contains("can't measure");
         let is_said = said(&output).contains("can't write to standard output: ");
-        assert!(is_said || is_bench, "{args:?}: {}", said(&output));
+        assert!(is_said, "{args:?}: {}", said(&output));
     }
 }
 
@@ -75,7 +74,7 @@ pub(crate) fn assert_that_a_bad_filter_is_an_error(program: Program<'_>) {
             "restore" => &["file", "folder"],
             "grants" | "grant" | "requests" => &["Counter/x"],
             "revoke" => &["Counter", "00112233445566778899aabbccddeeff"],
-            "key revoke" => &["1"],
+            "key revoke" => &["0011223344556677"],
             _ if !is_leaf => continue,
             other => panic!("it is not known with which arguments {other} runs"),
         };
