@@ -314,7 +314,7 @@ fn not_all(said: &str, failure: Failure) -> Failure {
         Failure::Cannot(text) => Failure::Cannot(format!(
             "{said}; but not all was found that was made from it and may survive it: {text}"
         )),
-        failure => failure,
+        Failure::Storage(reason) => Failure::Storage(reason),
     }
 }
 

@@ -59,7 +59,9 @@ impl Proxies {
         if !self.contains(peer) {
             // Nearly always there is none, and looking costs less than to remove each.
             if headers.keys().any(|name| OF_PROXIES.contains(name)) {
-                OF_PROXIES.iter().for_each(|name| drop(headers.remove(name)));
+                for name in &OF_PROXIES {
+                    headers.remove(name);
+                }
             }
             return peer;
         }

@@ -48,7 +48,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 const TAKEN_BACK_MAX: u32 = 100;
 
 /// The silence after which a client of HTTP/2 is asked whether it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
 
 /// The time between two looks at an HTTP/2 connection.
 const LOOK: Duration = Duration::from_secs(1);

@@ -137,7 +137,7 @@ impl Client {
         match shaken {
             Ok(stream) => self.speak(stream).await,
             Err(error) => {
-                tracing::debug!(peer = %self.peer.address.ip(), %error, "no TLS with a client")
+                tracing::debug!(peer = %self.peer.address.ip(), %error, "no TLS with a client");
             }
         }
     }

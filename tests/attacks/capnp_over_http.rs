@@ -78,7 +78,7 @@ fn messages_that_drip() {
     let limits = ["--limit", "slow-reader=2s", "--limit", "stranger-time=6s"];
     withstands(&[&MANY[..], &limits].concat(), |served| {
         let message = raw::serialized(&bootstrap());
-        let whole = frame(BINARY, &[0; PART]);
+        let whole = frame(BINARY, &vec![0; PART]);
         let mut dripping: Vec<_> =
             (0..500).map(|number| (number % 2, open(served).expect("it opens"))).collect();
         for at in 0..16 {

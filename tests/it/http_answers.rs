@@ -97,6 +97,7 @@ impl http_service::Server for Liar {
             Way::AtOnce => lie.tell_at_once(context),
             Way::InParts => lie.tell_in_parts(&context),
         }
+        Ok(())
     }
 }
 
@@ -122,16 +123,15 @@ impl Lie {
         }
     }
 
-    fn tell_at_once(&self, context: client_request_context::Client) -> Result<()> {
+    fn tell_at_once(&self, context: client_request_context::Client) {
         let context: whole_context::Client = FromClientHook::new(context.into_client_hook());
         let mut respond = context.respond_request();
         self.write_head(respond.get().init_response());
         respond.get().set_body(self.pieces.concat().as_bytes());
         drop(respond.send());
-        Ok(())
     }
 
-    fn tell_in_parts(&self, context: &client_request_context::Client) -> Result<()> {
+    fn tell_in_parts(&self, context: &client_request_context::Client) {
         let mut start = context.start_response_request();
         self.write_head(start.get().init_response());
         let started = start.send();
@@ -144,7 +144,6 @@ impl Lie {
         if self.ends && !self.pieces.is_empty() {
             drop(stream.end_request().send());
         }
-        Ok(())
     }
 }
 

@@ -115,12 +115,11 @@ impl Pump {
             if let Up::Surviving(surviving) = &moving.up {
                 surviving.lose();
             }
-            match close {
-                Some(()) => Box::pin(moving.finish()).await,
-                None => {
-                    drop(moving);
-                    taken.metrics.http_sockets_lost_total.add(1);
-                }
+            if close.is_some() {
+                Box::pin(moving.finish()).await;
+            } else {
+                drop(moving);
+                taken.metrics.http_sockets_lost_total.add(1);
             }
             taken.metrics.http_sockets.subtract(1);
         }

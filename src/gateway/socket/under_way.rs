@@ -125,12 +125,11 @@ impl UnderWay {
             self.count(0);
             return true;
         }
-        match self.since.get().filter(|_| frames.messages == ended) {
-            Some((since, before)) => self.since.set(Some((since, before + bytes.len()))),
-            None => {
-                self.since.set(Some((now, 0)));
-                self.begun.notify_one();
-            }
+        if let Some((since, before)) = self.since.get().filter(|_| frames.messages == ended) {
+            self.since.set(Some((since, before + bytes.len())));
+        } else {
+            self.since.set(Some((now, 0)));
+            self.begun.notify_one();
         }
         // A message that is larger is refused by the library.
         let length = frames.message.min(self.taken.limits.socket_message_bytes as u64) as usize;

@@ -86,11 +86,6 @@ impl Streams {
                 listeners.retain(|listener| listener.unbounded_send(text.clone()).is_ok());
                 http::json(StatusCode::OK, &listeners.len())
             }
-            "/listeners" => {
-                let mut listeners = self.listeners.borrow_mut();
-                listeners.retain(|listener| !listener.is_closed());
-                http::json(StatusCode::OK, &listeners.len())
-            }
             "/store" => Ok(streamed(None, async move |to| {
                 to.send("begun").await?;
                 self.ctx.storage().put("key", "value")?;
