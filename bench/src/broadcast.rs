@@ -128,7 +128,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// The clients of a room: the first sends, and all receive.
+/// WebSocket clients in one room. The first client sends; all clients receive.
 struct Load {
     speaker: RefCell<Option<OwnedWriteHalf>>,
     heard: Rc<Heard>,

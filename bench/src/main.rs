@@ -51,7 +51,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code of a command line that names no measurement.
 const USAGE: u8 = 2;
 
-/// The error for a bench built from other sources than the `capstead` that starts it.
+/// Explains that this bench and the `capstead` that starts it were built from different sources.
 const OTHER_SOURCES: &str = "can't measure: capstead-bench was built from other sources than the \
      capstead beside it; `cargo build --release` in Capstead's sources builds both";
 
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         },
         _ => match Options::try_parse() {
             Ok(options) => run(&options),
-            // The help and the version.
+            // Clap reports `--help` and `--version` as errors.
             Err(answer) if !answer.use_stderr() => show(answer.render().to_string().trim_end()),
             Err(error) => error.exit(),
         },

@@ -127,7 +127,7 @@ async fn measure_restores(
 const CAVEATS_AT: usize = 1 + 32 + 8 + 1 + 16 + 16;
 /// Forged texts of each kind.
 const FORGED: u64 = 10_000;
-/// The largest number of holders' keys that fit into a text.
+/// Maximum number of holder keys in one reference.
 const KEYS: u16 = 180;
 
 /// A way to forge a reference of these bytes; each number makes another one.
@@ -136,7 +136,7 @@ type Forge = fn(&[u8], u64) -> Vec<u8>;
 const FORGES: [(&str, Forge); 5] = [
     ("of another cluster", |genuine, number| with_number_at(genuine, number, 1)),
     ("with changed bytes", |genuine, number| with_number_at(genuine, number, CAVEATS_AT - 8)),
-    // The first half of a signature is a point, the other a number.
+    // An Ed25519 signature is a curve point followed by a scalar; keep the point valid.
     ("with a wrong signature", |genuine, number| {
         with_number_at(genuine, number, CAVEATS_AT + 1 + 32 + 32)
     }),
@@ -165,7 +165,7 @@ fn full_of_keys(genuine: &[u8], number: u64) -> Vec<u8> {
     bytes
 }
 
-/// The server's processor time for many forged texts, of the kind that takes most of it.
+/// Measures the server's CPU time for 10,000 forged references of the most expensive kind.
 async fn measure_forged(bench: &mut Bench, server: &Capstead) -> Result<()> {
     let restorer = connect(&server.capnp).await?;
     let (address, encoded) =

@@ -12,7 +12,7 @@ use super::strangers::allow_connections;
 use crate::support::raw::{self, COUNTER, Raw, bootstrap, by_name, restore};
 use crate::support::{DEADLINE, eventually};
 
-/// The largest number of holders' keys that fit into a text.
+/// Maximum number of holder keys in one reference.
 const KEYS: u16 = 180;
 
 /// The offset of the caveats in a reference, after version, cluster, key, target and grant.
