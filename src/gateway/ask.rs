@@ -325,6 +325,9 @@ impl whole_context::Server for Answering {
         let mut held = self.begin_response()?;
         let params = params.get()?;
         let (response, body) = (params.get_response()?, params.get_body()?);
+        if body.len() > HTTP_PART_BYTES {
+            return Err(self.wrong(format!("at most {HTTP_PART_BYTES} bytes may be given at once")));
+        }
         let size = body.len() as u64;
         if announced(response)?.is_some_and(|announced| announced != size) {
             return Err(self.wrong(format!("its body has {size} bytes, and not as announced")));

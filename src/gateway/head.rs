@@ -39,7 +39,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, value: peer_value(address.ip().to_canonical()) }
+        Self { address, value: peer_value(address.ip()) }
     }
 
     /// Sets the address from which a request comes, in place of the client's own word.

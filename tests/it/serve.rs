@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -260,6 +261,23 @@ fn use_and_misuse(served: &Served) {
     http::get(&served.announced.http, "/counter/x");
     http::get(&served.announced.http, "/nothing");
     http::get(served.announced.metrics.as_deref().expect("there are numbers"), fragment);
+}
+
+/// A client that asks again and again and reads nothing would keep its place for ever.
+#[test]
+fn the_page_of_metrics_gives_one_answer_for_each_connection() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &[]);
+    let page = served.announced.metrics.clone().expect("it was asked for");
+    let mut stream = std::net::TcpStream::connect(page).expect("it is reached");
+    let asked = "GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
+    stream.write_all(asked.as_bytes()).expect("it is sent");
+    let mut answers = Vec::new();
+    // The rest of the requests is not read: the end may be a broken connection.
+    let _ = stream.read_to_end(&mut answers);
+    let answers = String::from_utf8(answers).expect("it says text");
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{answers}");
+    served.stop();
 }
 
 /// The secret ends of the references in every form that a log may use, and the keys.

@@ -256,6 +256,9 @@ fn a_handshake_that_is_none_is_refused() {
         let (_client, answer) =
             Client::open_with(running, "x", "/protocol", &protocols).await.unwrap();
         assert_eq!(answer.headers()["sec-websocket-protocol"], "second");
+        // Its case counts.
+        let headers = format!("{GOOD}sec-websocket-protocol: first, SECOND\r\n");
+        assert_eq!(shake(running, "/talk/x/protocol", &headers).await.1.status, 500);
         // A protocol that wasn't offered is the class's mistake, and so are too many tags and
         // too large an attachment.
         for path in ["/talk/x/protocol", "/talk/x/large", "/talk/x/tagged"] {

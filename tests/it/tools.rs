@@ -193,6 +193,39 @@ async fn save_independently(of: &impl FromClientHook) {
     capstead_client::share(of, terms).await.expect("it can be saved");
 }
 
+/// Its holder goes on meanwhile.
+#[test]
+fn nothing_that_is_made_during_the_revocation_is_left() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "3"]);
+    let make = ["grant", "Counter", "--label", "Mallory", "--allow-independent"];
+    let reference = done(&data, &make).trim().to_owned();
+    let listed = done(&data, &["grants", "Counter"]);
+    let line = listed.lines().find(|line| line.contains("Mallory")).expect("it is listed");
+    let grant = line.split_whitespace().next().expect("an id").to_owned();
+    let made = run(async {
+        let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
+        let counters: namespace::Client = connection.restore(&reference).expect("it can be asked");
+        let counter = by_name(&counters, "x");
+        increment(&counter).await.expect("it counts");
+        save_independently(&counter).await;
+        let revoke = {
+            let (data, grant) = (data.clone(), grant.clone());
+            std::thread::spawn(move || done(&data, &["revoke", "Counter", &grant, "--below"]))
+        };
+        let mut made = 1;
+        let terms = || capstead_client::Terms::default().independent();
+        while capstead_client::share(&counter, terms()).await.is_ok() {
+            made += 1;
+        }
+        revoke.join().expect("it is revoked");
+        made
+    });
+    let said = done(&data, &["grants", "Counter", "--below", &grant]);
+    assert!(said.starts_with("0 grants"), "of {made}: {said}");
+    served.stop();
+}
+
 // A reference fell into the wrong hands, and its holder made others that survive it, on each host.
 #[test]
 fn all_that_was_made_from_a_grant_is_listed_and_revoked() {

@@ -12,6 +12,32 @@ use yrs::sync::{AwarenessUpdate, Message, SyncMessage};
 use yrs::updates::encoder::Encode;
 use yrs::{Text, Transact, WriteTxn};
 
+/// A change that waits for one which never comes is kept, and makes no known change new.
+#[test]
+fn a_known_change_is_told_to_nobody_though_another_one_waits() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut ada = Client::join(&server, "a").await;
+        let mut bob = Client::join(&server, "a").await;
+        let mut carl = Client::join(&server, "a").await;
+        drop(carl.insert_here(0, "never sent "));
+        carl.insert(11, "waits").await;
+        bob.until(|bob| bob.changes == 1).await;
+        let known = ada.insert_here(0, "known");
+        let Message::Sync(SyncMessage::Update(change)) = known else { panic!("it is a change") };
+        for _ in 0..20 {
+            ada.send(Message::Sync(SyncMessage::Update(change.clone()))).await;
+            // The answer comes when that was handled: no two are handled at once.
+            ada.send(Message::Sync(SyncMessage::SyncStep1(ada.state()))).await;
+            while !matches!(ada.take().await, Message::Sync(SyncMessage::SyncStep2(_))) {}
+        }
+        ada.insert(0, "last ").await;
+        bob.until(|bob| bob.text().contains("last")).await;
+        assert_eq!(bob.changes, 3, "one that waits, one that was known later, and the last");
+    });
+}
+
 #[test]
 fn cursors_are_told_to_all_and_stored_nowhere() {
     run(async {

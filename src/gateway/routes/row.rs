@@ -402,6 +402,14 @@ mod tests {
         }
     }
 
+    /// The same name as in a request, whose dot at the end is cut.
+    #[test]
+    fn a_host_is_one_whatever_its_case_and_with_a_dot_at_the_end() {
+        let parse = |text| Pattern::parse(text).unwrap();
+        assert_eq!(parse("App.Example./x"), parse("app.example/x"));
+        assert!(Row::new("./x", "Room", "x", "/").is_err());
+    }
+
     #[test]
     fn what_is_no_route_is_refused() {
         for (path, name, url) in [

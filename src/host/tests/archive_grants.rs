@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use capnp::Error;
+use capstead_client::sturdyref::GrantId;
 
 use super::archive::{
     MINUTE, admin, begin_export, borrowed, frame, large, next, object, records, world, write,
@@ -12,13 +13,14 @@ use super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
 use super::references::join;
 use super::trial::{World, call_write, read, run_within, settle};
 use crate::host::Agent;
-use crate::host::authority::records;
+use crate::host::authority::records::{self, Standing};
+use crate::host::authority::sweep;
 use crate::host::engine::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, ImportedGrants, host_admin, import};
 use crate::storage::Space;
 use crate::storage::archive::Frame;
-use crate::sturdyref::{Grant, root_grant};
+use crate::sturdyref::{Grant, Parent, root_grant};
 
 /// Kept, brought, left out, revoked.
 type Counts = (u64, u64, u64, u64);
@@ -237,6 +239,30 @@ fn a_good_reference_is_told_that_the_import_is_not_finished() {
 
 fn owner_id() -> crate::id::ObjectId {
     crate::id::ObjectId::named(crate::id::Pool::default(), "Trial", "x")
+}
+
+/// Only an archive that somebody made can have them.
+#[test]
+fn grants_that_were_made_from_each_other_in_a_circle_are_dead() {
+    run(async |world, _, host| {
+        let ids = [1_u128, 2].map(|n| GrantId::from_bytes(n.to_be_bytes()));
+        let mut frames = object("x", 1, &[]);
+        for (id, parent) in [(ids[0], ids[1]), (ids[1], ids[0])] {
+            let grant = Grant { parent: Parent::Own(parent), ..Grant::root(1) };
+            frames.push(records(Space::Grants, id.as_bytes(), &grant.encode()));
+        }
+        replace(&host, &frames, ImportedGrants::Replace).await;
+        for id in ids {
+            let grant_ref = GrantRef::new(owner_id(), id);
+            let standing = records::standing(&world.vat, grant_ref, &|_| true).unwrap();
+            assert!(matches!(standing, Standing::Dead));
+            let grant = records::get(&world.vat, grant_ref).unwrap().expect("it came in");
+            assert!(sweep::is_dead(&world.vat, owner_id(), &grant).unwrap());
+            let other = GrantRef::new(owner_id(), GrantId::from_bytes([9; 16]));
+            assert!(!records::was_made_from(&world.vat, owner_id(), &grant, other).unwrap());
+        }
+        assert_eq!(read(&world.object("x")).await.unwrap(), 1);
+    });
 }
 
 /// More grants than one batch takes, 16 MiB, come in and give way again: of an object and of a

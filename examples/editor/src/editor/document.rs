@@ -228,8 +228,10 @@ fn entry_key(number: u64) -> Vec<u8> {
 
 /// The end of what a change adds and deletes, for each client that wrote it.
 fn reach(update: &Update) -> StateVector {
-    let mut reach = update.state_vector();
-    for (client, ranges) in update.delete_set().iter() {
+    let mut reach = StateVector::default();
+    // The update's own state vector leaves out what waits for something earlier.
+    let added = update.insertions(true);
+    for (client, ranges) in added.iter().chain(update.delete_set().iter()) {
         for range in ranges.iter() {
             reach.set_max(*client, range.end);
         }

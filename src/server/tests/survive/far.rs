@@ -127,7 +127,11 @@ impl SocketHandler for Echo {
         Ok(())
     }
 
-    async fn closed(self: Rc<Self>, _: Socket, closed: Closed) -> Result<()> {
+    async fn closed(self: Rc<Self>, socket: Socket, closed: Closed) -> Result<()> {
+        // Nobody would ever delete it.
+        if socket.attach("late").is_ok() {
+            self.ends.borrow_mut().push("attached after the end".to_owned());
+        }
         self.ends.borrow_mut().push(format!("{} {}", closed.code, closed.reason));
         Ok(())
     }
