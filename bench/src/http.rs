@@ -31,10 +31,10 @@ const RESPONSE_BYTES_MAX: usize = 1024;
 pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let (bare, bare_address) = Process::start(BareServer::Http.args())?;
     let server = Capstead::start(&bench.scratch.path("http"), &[])?;
-    let get = ("http-get-64", "GET /counter/bench HTTP/1.1\r\nHost: localhost\r\n\r\n", 0.45);
+    let get = ("http-get-64", "GET /counter/bench HTTP/1.1\r\nHost: localhost\r\n\r\n", 0.55);
     let post =
         "POST /counter/bench/increment HTTP/1.1\r\nHost: localhost\r\ncontent-length: 0\r\n\r\n";
-    for (name, request, target) in [get, ("http-post-64", post, 0.2)] {
+    for (name, request, target) in [get, ("http-post-64", post, 0.35)] {
         if !bench.wants(name) {
             continue;
         }
