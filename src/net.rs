@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 pub(crate) use certificate::{Certificate, CertificateFiles};
 use places::Full;
-pub(crate) use places::{Peers, Place, Places, one_client};
+pub(crate) use places::{Peers, Place, Places, one_client, within as places_within};
 
 /// The time that a peer may take for the TLS handshake, in seconds. It occupies a connection's
 /// place meanwhile.
@@ -70,8 +70,7 @@ impl Listener {
     ) -> Self {
         let (accepting, finishes) = (CancellationToken::new(), CancellationToken::new());
         let (connected, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let most = limits.connections_per_peer;
-        let peers = Peers::new(places.clone(), most, metrics.clone(), |all| &all.connections);
+        let peers = Peers::new(places.clone(), metrics.clone(), |all| &all.connections);
         let serving = {
             let (finishes, connected) = (finishes.clone(), connected.clone());
             Serving { tls, bootstrap, limits, metrics, places, peers, finishes, connected }

@@ -12,6 +12,8 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
 
 type Dialling = Shared<LocalBoxFuture<'static, capnp::Result<Connection>>>;
 
@@ -19,7 +21,12 @@ thread_local! {
     /// The connections by address, and by the cluster that the listener there had to prove to
     /// belong to. An entry stays from the start of its dial until the connection has ended.
     static POOL: RefCell<HashMap<(String, Option<ClusterId>), Dialling>> = RefCell::default();
+    /// The addresses of owners that could not be reached, and until when nobody dials them again.
+    static UNREACHABLE: RefCell<HashMap<String, Instant>> = RefCell::default();
 }
+
+/// A dial that nobody answers takes seconds, and the listener passes calls on.
+const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
 /// Turns the text of a reference into a capability of the type `C`.
 ///
@@ -142,7 +149,17 @@ async fn nearest(text: &str) -> capnp::Result<Connection> {
         return Ok(listener);
     }
     // The owner's address is a hint: any listener of the cluster passes calls on.
-    Ok(at(&owner).await.unwrap_or(listener))
+    let now = Instant::now();
+    if UNREACHABLE.with_borrow_mut(|all| {
+        all.retain(|_, until| now < *until);
+        all.contains_key(&owner)
+    }) {
+        return Ok(listener);
+    }
+    Ok(at(&owner).await.unwrap_or_else(|_| {
+        UNREACHABLE.with_borrow_mut(|all| all.insert(owner, Instant::now() + UNREACHABLE_FOR));
+        listener
+    }))
 }
 
 /// The thread's connection to `address`. All callers during a dial wait for the same connection.

@@ -71,6 +71,8 @@ impl Poll {
 
     fn counter(&self, option: &str) -> Result<counter::Client> {
         let name = self.name.as_deref().ok_or_else(|| failed("a poll needs a name"))?;
+        // Escaped, so that no two polls share a counter: an option may have any character.
+        let name = name.replace('%', "%25").replace('/', "%2F");
         self.votes.get(&format!("poll/{name}/{option}"))
     }
 

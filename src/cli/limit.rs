@@ -77,6 +77,9 @@ pub(super) fn parse(text: &str) -> Result<Change, String> {
             if limit_of_messages(name) && size < MESSAGE_MIN {
                 return Err(format!("no call has room in {name}={value}; give 1KiB or more"));
             }
+            if size.as_u64() == 0 {
+                return Err(format!("nobody could do anything with {name}={value}"));
+            }
             Change::Number(field, usize::try_from(size.as_u64()).unwrap_or(usize::MAX))
         }
         Field::Count(field) => {

@@ -60,6 +60,8 @@ pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
         LogFormat::Json => log.json().try_init(),
     };
     if is_ours.is_ok() {
+        // Libraries that log this way write whole messages at `trace`, and those have references.
+        log::set_max_level(log::max_level().min(log::LevelFilter::Debug));
         std::panic::set_hook(Box::new(report));
     }
     Ok(())

@@ -229,6 +229,29 @@ impl Options {
         server
     }
 
+    /// # Errors
+    /// When a flag asks for something that another flag turns off.
+    fn check(&self) -> Result<(), ServerError> {
+        if !matches!(self.http, Some(HttpDoor::Off)) {
+            return Ok(());
+        }
+        let asked = [
+            ("--routes", self.routes.is_some()),
+            ("--json-calls", self.json_calls == Some(true)),
+            ("--capnp-over-http", self.capnp_over_http == Some(true)),
+            ("--http-tls-cert", self.http_tls_cert.is_some()),
+            ("--http-origin", !self.http_origin.is_empty()),
+            ("--http-host", !self.http_host.is_empty()),
+            ("--http-proxy", !self.http_proxy.is_empty()),
+        ];
+        match asked.into_iter().find(|(_, is_asked)| *is_asked) {
+            None => Ok(()),
+            Some((flag, _)) => Err(ServerError::Setting(format!(
+                "{flag} needs HTTP, and --http off turns it off: leave one of them out"
+            ))),
+        }
+    }
+
     /// Overrides the program's settings with the flags that were given.
     fn apply_to(&self, mut server: Server) -> Server {
         if let Some(data) = &self.data {
@@ -348,6 +371,7 @@ pub(super) async fn serve(
 ) -> Result<(), ServerError> {
     log::start(options.log)?;
     super::allow_connections();
+    options.check()?;
     server = options.apply_to(server);
     // Taken before anything is served, so that no signal is missed.
     let (shutdown, hangups) = signals::shutdown().map_err(capnp::Error::from)?;

@@ -16,7 +16,7 @@ use super::route_shares::RouteShares;
 use crate::http::{Held, Room};
 use crate::limits::{HTTP_HEADER_SECS, SURVIVING_AWAY_SECS};
 use crate::metrics::Metrics;
-use crate::net::{Peers, Place, Places};
+use crate::net::{Peers, Place, Places, places_within};
 
 /// Large bodies that go on by one part each before everybody else has their turn.
 const TURNS: usize = 8;
@@ -82,7 +82,9 @@ impl Default for HttpLimits {
 impl HttpLimits {
     /// The same with at most so many connections.
     pub(crate) fn with_connections(self, most: usize) -> Self {
-        Self { connections: self.connections.min(most), ..self }
+        let wanted = (self.connections, self.connections_per_peer);
+        let (connections, connections_per_peer) = places_within(most, wanted);
+        Self { connections, connections_per_peer, ..self }
     }
 
     /// The time that so many bytes may take.
@@ -113,8 +115,8 @@ pub(super) struct Taken {
 
 impl Taken {
     pub(super) fn new(limits: HttpLimits, metrics: Arc<Metrics>) -> Rc<Self> {
-        let (places, most) = (Places::new(limits.connections), limits.connections_per_peer);
-        let peers = Peers::new(places, most, metrics.clone(), |all| &all.http_connections);
+        let places = Places::new(limits.connections, limits.connections_per_peer);
+        let peers = Peers::new(places, metrics.clone(), |all| &all.http_connections);
         let room = Room::of_gateway(limits.body_bytes, metrics.clone());
         let rate = Rate::new(limits.requests_per_second);
         let (shares, turns) = (RouteShares::new(metrics.clone()), Semaphore::new(TURNS));

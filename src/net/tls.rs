@@ -85,7 +85,7 @@ mod tests {
         let bootstrap = capnp_rpc::new_broken_cap(failed("nothing is here"));
         let metrics = Arc::new(Metrics::default());
         let listener =
-            Listener::start(socket, tls, bootstrap, limits, metrics.clone(), Places::new(9));
+            Listener::start(socket, tls, bootstrap, limits, metrics.clone(), Places::new(9, 9));
         (listener, metrics, address, keys)
     }
 

@@ -76,8 +76,9 @@ impl Operator {
     fn rotate(&self) -> Result<()> {
         let added = self.data.add_signing_key().map_err(refused);
         self.read_keys()?;
+        added?;
         tracing::info!("a new key signs references");
-        added
+        Ok(())
     }
 
     fn revoke(&self, id: &[u8]) -> Result<()> {
@@ -85,13 +86,19 @@ impl Operator {
         let Some(at) = keys.iter().position(|key| key.id().as_bytes() == id) else {
             return Err(failed("there is no signing key with this id"));
         };
-        if at + 1 == keys.len() {
-            self.rotate()?;
-        }
-        let removed = self.data.remove_signing_key(&keys[at]).map_err(refused);
+        let is_signing = at + 1 == keys.len();
+        let gone = match is_signing.then(|| self.rotate()).transpose() {
+            Ok(_) => self.data.remove_signing_key(&keys[at]),
+            Err(error) => {
+                // A stolen key must go on a full disk too.
+                tracing::warn!(%error, "there is no room for one more key: the new one takes the bytes of the revoked one");
+                self.data.replace_signing_key(&keys[at])
+            }
+        };
         self.read_keys()?;
+        gone.map_err(refused)?;
         tracing::warn!(key = ?keys[at].id(), "a key was revoked: what it signed is refused");
-        removed
+        Ok(())
     }
 }
 
@@ -291,7 +298,7 @@ async fn accept(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Places::new(tools);
+    let places = Places::new(tools, tools);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -32,12 +32,13 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::error::ServerError;
 use crate::storage::lmdb::owned::{open_regular, patiently};
-use crate::storage::{self, Access, Kind, Owner};
+use crate::storage::{self, Access, Kind, Owner, StorageError};
 use crate::sturdyref::KeyRing;
 pub(super) use importing::ImportMark;
 pub(super) use keys::Signing;
@@ -120,7 +121,7 @@ impl DataDir {
 
     /// Resolves when another process has changed a file that only the holder of the lock may
     /// change. The hosts watch their own files.
-    pub(super) async fn changed(&self) -> ServerError {
+    pub(super) async fn changed(&self) -> Arc<StorageError> {
         self.watch.changed().await
     }
 
@@ -329,6 +330,17 @@ impl DataDir {
         let added = keys::add(&self.root.join(KEYS));
         self.watch.renew(&self.root)?;
         added
+    }
+
+    /// Writes a new key over another one, which needs no room on the disk. The new one signs from
+    /// now on if the other one did, and that is durable on return.
+    ///
+    /// # Errors
+    /// When it can't be written: the file has one of the two keys, or is damaged.
+    pub(super) fn replace_signing_key(&self, key: &Signing) -> Result<(), ServerError> {
+        let replaced = keys::replace(&self.root.join(KEYS), key);
+        self.watch.renew(&self.root)?;
+        replaced
     }
 
     /// Removes a key; at least one other must remain. The removal is durable on return.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use capstead_client::Limits;
 use tokio::net::TcpListener;
+use tokio::sync::SetOnce;
 use tokio_rustls::TlsAcceptor;
 
 use super::error::ServerError;
@@ -43,6 +44,10 @@ pub(super) struct Common {
     pub(super) tls: Option<TlsAcceptor>,
     /// Written into the texts of references.
     pub(super) hint: ListenerHint,
+    /// The operator has chosen the address of the hint.
+    pub(super) is_advertised: bool,
+    /// The failure of files that belong to all hosts.
+    pub(super) lost: Arc<SetOnce<Arc<StorageError>>>,
 }
 
 /// A host that serves.
@@ -52,6 +57,7 @@ pub(super) struct RunningHost {
     pub(super) agent: Rc<Agent>,
     pub(super) listener: Listener,
     watchdog: Watchdog,
+    lost: Arc<SetOnce<Arc<StorageError>>>,
     /// Begins when the event loop runs for good: until then its owner may use the thread for other
     /// work.
     beating: OnceCell<Beating>,
@@ -64,11 +70,13 @@ impl HostParts {
         supervisor: &supervisor::Client,
     ) -> Result<RunningHost, ServerError> {
         let metrics = self.vat.metrics.clone();
-        let Common { warm, watchdog, keys, limits, places, tls, hint } = self.common;
-        // The first host's listener is the server's.
+        let Common { warm, watchdog, keys, limits, places, tls, hint, is_advertised, lost } =
+            self.common;
+        // The first host's listener is the server's. The other ones choose ports that an advertised
+        // address knows nothing of.
         let address = match self.number {
-            0 => hint.address.clone(),
-            _ => local(&self.socket)?.to_string(),
+            number if number > 0 && !is_advertised => local(&self.socket)?.to_string(),
+            _ => hint.address.clone(),
         };
         let socket = TcpListener::from_std(self.socket).map_err(capnp::Error::from)?;
         let data = self.vat.data.clone();
@@ -82,7 +90,7 @@ impl HostParts {
         let listener = Listener::start(socket, tls, bootstrap, limits, metrics, places);
         let number = self.number;
         let beating = OnceCell::new();
-        Ok(RunningHost { number, vat, agent, listener, watchdog, beating })
+        Ok(RunningHost { number, vat, agent, listener, watchdog, lost, beating })
     }
 }
 
@@ -104,6 +112,10 @@ impl RunningHost {
         tokio::select! {
             error = self.vat.failure() => Err(self.storage_failed(&error)),
             reason = self.vat.fault() => Err(ServerError::Host { number: self.number, reason }),
+            error = self.lost.wait() => {
+                self.vat.fail_storage(error.clone());
+                Err(ServerError::Storage(error.to_string()))
+            }
         }
     }
 

@@ -69,7 +69,7 @@ impl MetricsPage {
 const CONNECTION_TIME: Duration = Duration::from_secs(2 * HTTP_HEADER_SECS);
 
 async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: usize) {
-    let (door, places) = (Rc::new(door), Places::new(tools));
+    let (door, places) = (Rc::new(door), Places::new(tools, tools));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{OptionFuture, join_all, select_all};
+use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -29,8 +30,8 @@ use crate::host::{Class, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
-use crate::net::{Certificate, ConnectionsMax, Places, tls};
-use crate::storage::LocalConfig;
+use crate::net::{Certificate, ConnectionsMax, Places, places_within, tls};
+use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
 use crate::supervisor::Supervisor;
 
@@ -54,6 +55,8 @@ pub(super) struct ServerParts {
     metrics_page: Option<MetricsPage>,
     admin: Option<AdminSocket>,
     data: Rc<DataDir>,
+    /// As in [`Common`].
+    lost: Arc<SetOnce<Arc<StorageError>>>,
 }
 
 /// The references are secrets, so only the names of their classes are shown.
@@ -116,6 +119,7 @@ impl Running {
             metrics_page,
             admin,
             data,
+            lost,
         } = self.parts;
         let a_thread_ended = async {
             match threads.iter().map(|thread| Box::pin(thread.ended())).collect::<Vec<_>>() {
@@ -128,7 +132,12 @@ impl Running {
         };
         let mut ended = tokio::select! {
             ended = host.until(stop) => ended,
-            error = data.changed() => Err(error),
+            error = data.changed() => {
+                // No host may acknowledge more, so each of them hears.
+                let _ = lost.set(error.clone());
+                host.vat.fail_storage(error.clone());
+                Err(ServerError::Storage(error.to_string()))
+            }
         };
         if let Err(error) = &ended {
             tracing::error!(host = 0, %error, "a host has ended, and the server ends with it");
@@ -228,7 +237,9 @@ async fn start_on(
     let supervisor = open_supervisor(&server, &data)?;
     let most = ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
     most.warn_of_few();
-    let places = Places::new(server.limits.connections.min(most.capnp));
+    let wanted = (server.limits.connections, server.limits.connections_per_peer);
+    let (connections, of_peer) = places_within(most.capnp, wanted);
+    let places = Places::new(connections, of_peer);
     // Set once, here.
     let _ = metrics.held.set(places.budget.clone());
     let common = Common {
@@ -239,6 +250,8 @@ async fn start_on(
         places,
         tls: server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?,
         hint: hint.clone(),
+        is_advertised: server.advertise.is_some(),
+        lost: Arc::default(),
     };
     let bodies = Room::of_objects(metrics.clone());
     let parts = |number, socket| {
@@ -272,8 +285,18 @@ async fn start_on(
     let metrics_page = OptionFuture::from(page).await.transpose().map_err(capnp::Error::from)?;
     let admin = start_admin(&data, keys, &hub, server.hosts, most.tools);
     let supervisor = hub.supervisor.clone();
-    let parts =
-        ServerParts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
+    let lost = common.lost.clone();
+    let parts = ServerParts {
+        host,
+        threads,
+        supervisor,
+        gateway,
+        stop_gateway,
+        metrics_page,
+        admin,
+        data,
+        lost,
+    };
     let (http, metrics, namespaces) = (http_address, metrics_address, references);
     Ok(Running { capnp, http, certificate, metrics, namespaces, parts })
 }

@@ -49,8 +49,9 @@ impl TurnLimits {
         if limits.is_sorted() {
             return Ok(());
         }
-        let reason = "the limits of turns must rise: warn, then unready, then abort; 0 is never";
-        Err(ServerError::Classes(reason.into()))
+        let reason = "the limits of turns must rise: --turn-warn, then --turn-unready, then --turn-abort; 0s is \
+                      never";
+        Err(ServerError::Setting(reason.into()))
     }
 }
 

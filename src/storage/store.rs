@@ -444,6 +444,11 @@ impl Store {
         self.committer.failure().cloned().map(StorageError::Latched)
     }
 
+    /// Makes `error` the failure, unless there was one: nothing more becomes durable.
+    pub(crate) fn fail(&self, error: Arc<StorageError>) {
+        self.committer.fail(error);
+    }
+
     /// Commits every submitted turn, drops the open one, and closes the files. Later reads and
     /// writes fail with `Closed`.
     ///

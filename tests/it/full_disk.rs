@@ -6,8 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use capstead_client::namespace;
 use tempfile::TempDir;
 
+use crate::support::calls::{by_name, increment, run};
 use crate::support::http::{Http, get, post};
 use crate::support::{Process, capstead, refused_start, scratch, serve_command, serve_with};
 
@@ -119,6 +121,38 @@ fn a_server_that_filled_its_disk_says_so() {
     assert!(last.contains("no space is left on the file system of"), "{log}");
     fs::remove_file(disk.filler()).unwrap();
     let served = serve_with(&data, &["--hosts", "1", "--reserve", "32MiB"]);
+    assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
+    served.stop();
+}
+
+// A stolen key would have stayed good for as long as the disk is full.
+#[test]
+fn the_signing_key_is_revoked_on_a_full_disk() {
+    let Some(disk) = SmallDisk::make(64) else { return };
+    let data = disk.data();
+    let served = serve_with(&data, &["--hosts", "1", "--reserve", "32MiB"]);
+    let stolen = served.counters().to_owned();
+    let key = |args: &[&str]| {
+        let done = capstead(["key"]).args(args).arg("--data").arg(&data).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap(), done.stderr)
+    };
+    let id =
+        |list: &str| list.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let before = id(&key(&["list"]).1);
+    disk.fill(0);
+    let (code, _, said) = key(&["revoke", &before]);
+    assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&said));
+    let after = id(&key(&["list"]).1);
+    assert_ne!(after, before);
+    let refused = run(async {
+        let counters: namespace::Client = capstead_client::restore(&stolen).await?;
+        increment(&by_name(&counters, "x")).await
+    });
+    assert!(refused.unwrap_err().extra.contains("refused"), "what it signed is refused");
+    fs::remove_file(disk.filler()).unwrap();
+    served.stop();
+    let served = serve_with(&data, &["--hosts", "1", "--reserve", "32MiB"]);
+    assert_eq!(id(&key(&["list"]).1), after, "the new key is the one in the file");
     assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
     served.stop();
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use capnp::capability::FromClientHook;
 use capnp::traits::HasTypeId;
-use capstead::{Result, Server, failed};
+use capstead::{Result, Server, ServerError, failed};
 use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namespace};
 
 use futures::StreamExt;
@@ -118,6 +118,50 @@ async fn pass(from: &passer::Client, to: &passer::Client, bytes: u32, caps: u32)
     request.get().set_bytes(bytes);
     request.get().set_caps(caps);
     request.send().promise.await.map(drop)
+}
+
+/// A change of the directory's own files ends every host at once, also while calls are under way
+/// elsewhere: one host used to acknowledge writes for as long as another one took to finish.
+#[test]
+fn no_host_goes_on_after_a_file_of_the_directory_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+    let all = async {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::new(&data).listen(any).http(any).hosts(2);
+        let server = server.class::<Passer<Plain>>().class::<Passer<Exclusive>>();
+        let running = server.start().await.unwrap();
+        let (address, namespaces) = (running.capnp().to_string(), running.namespaces().clone());
+        let served = tokio::task::spawn_local(running.until(std::future::pending()));
+        let holder = Connection::dial(&address).await.unwrap();
+        let silent: passer::Client = capstead_client::capability(Rc::new(Silent));
+        let held = objects(&holder, &namespaces);
+        let mut under_way: Vec<_> = held.iter().map(|from| promised(from, &silent)).collect();
+        for object in &held {
+            large(object, 0, 0).await.unwrap();
+        }
+        std::fs::remove_file(data.join("format")).unwrap();
+        let removed = crate::support::now();
+        loop {
+            let Ok(connection) = Connection::dial(&address).await else { break };
+            let called = async {
+                for object in objects(&connection, &namespaces) {
+                    large(&object, 0, 0).await?;
+                }
+                Ok::<_, capnp::Error>(())
+            };
+            if called.await.is_err() {
+                break;
+            }
+            assert!(removed.elapsed() < Duration::from_secs(5), "it still answers");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        under_way.clear();
+        let error = served.await.unwrap().unwrap_err();
+        assert!(matches!(&error, ServerError::Storage(said) if said.contains("format")), "{error}");
+    };
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
 }
 
 /// The text of an error that crossed connections: it has one prefix, whatever their number.

@@ -104,6 +104,23 @@ fn votes_are_counted_on_whichever_host_the_counter_lives() {
     assert_eq!(last.body, "2");
 }
 
+// An option of one poll used to be the counter of another one's.
+#[test]
+fn polls_share_no_counter_whatever_their_names() {
+    let (_folder, data) = scratch();
+    let served = serve(&data);
+    run(async {
+        let polls: namespace::Client =
+            capstead_client::restore(&served.announced.namespaces["Poll"]).await.unwrap();
+        for (poll, option, votes) in
+            [("a/b", "c", 1), ("a", "b/c", 1), ("a%2Fb", "c", 1), ("a", "b/c", 2), ("a/b", "c", 2)]
+        {
+            assert_eq!(vote(&poll_by_name(&polls, poll), option).await.unwrap(), votes, "{poll}");
+        }
+        assert_eq!(results(&poll_by_name(&polls, "a%2Fb")).await, expected(&[("c", 1)]));
+    });
+}
+
 /// A poll in its former stored form: all options in one text.
 struct PollBefore(capstead::Stored<String>);
 

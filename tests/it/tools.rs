@@ -164,11 +164,25 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
         &["--limit", "connections=0"],
         &["--limit", "nesting=0"],
         &["--limit", "message-bytes=1"],
+        &["--limit", "queued-bytes=0B"],
+        &["--limit", "total-bytes=0B"],
         &["--http-origin", "app.example"],
         &["--object-quota", "Nope=1MiB"],
     ] {
         let (code, said) = start(&[&others[..], args].concat());
         assert!(code == Some(2), "{args:?}: {said}");
+    }
+    // Flags that contradict each other are named.
+    let file = data.with_extension("routes").to_str().expect("it is UTF-8").to_owned();
+    for args in [
+        &["--turn-warn", "10s", "--turn-abort", "1s"][..],
+        &["--http", "off", "--routes", &file],
+        &["--http", "off", "--json-calls", "on"],
+        &["--http", "off", "--capnp-over-http", "on"],
+        &["--http", "off", "--http-origin", "https://app.example"],
+    ] {
+        let (code, said) = start(&[&["--listen", any], args].concat());
+        assert!(code == Some(2) && said.contains(args[args.len() - 2]), "{args:?}: {said}");
     }
     // An existing empty directory stays as it was.
     fs::create_dir(&data).expect("it is made");

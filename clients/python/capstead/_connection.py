@@ -112,7 +112,7 @@ def _listener_of(reference: str) -> _Listener:
 
 def _is_this_machine(host: str) -> bool:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

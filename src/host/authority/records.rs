@@ -363,6 +363,7 @@ pub(in crate::host) async fn revoke(vat: &Rc<Vat>, target: ObjectId, id: GrantId
     sweep::sweep(vat, target);
     // Other hosts tell their callers at once.
     vat.turns.flush().await?;
+    vat.cut_walks.caught_up().await;
     let told = match vat.agent() {
         // Also if it was revoked before: a host may not have been told then.
         Ok(agent) if kind == TargetKind::Namespace => agent.cut_everywhere(target, id).await,

@@ -314,6 +314,7 @@ impl host::Server for Agent {
         let target = records::target(params.get_target()?)?;
         let grants = params.get_grants()?.iter().map(|grant| grant_id(grant?));
         cut::cut(&self.vat, target, &grants.collect::<Result<Vec<_>>>()?);
+        self.vat.cut_walks.caught_up().await;
         Ok(())
     }
 

@@ -17,12 +17,12 @@ use sha2::{Digest, Sha256};
 use super::agent::Agent;
 use super::check_queue::Familiarity;
 use super::namespace_facet::NamespaceFacet;
-use crate::error::{Result, disconnected, failed};
+use crate::error::{Reason, Result, disconnected, failed};
 use crate::host::authority::calls::grant_id;
 use crate::host::authority::records::{self, Standing, object_id, random};
 use crate::host::engine::cluster::Cluster;
 use crate::host::engine::header::Header;
-use crate::host::engine::right::{GrantRef, LiveGrant, MayGive, Right, revoked};
+use crate::host::engine::right::{GrantRef, LiveGrant, MayGive, Right, SinceThen, revoked};
 use crate::host::engine::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::limits::PROOF_SECS;
@@ -201,7 +201,24 @@ impl Agent {
     }
 
     /// Another host's grant, with those that it depends on; none if it isn't in force.
+    ///
+    /// # Errors
+    /// When the other host can't be reached, or so many grants are cut meanwhile that no answer can
+    /// be believed: this tells nothing of the grant.
     async fn ask(&self, other: GrantRef) -> Result<Option<Rc<LiveGrant>>> {
+        /// Each of these takes a new round trip, in which thousands of grants would be cut.
+        const ASKED_MAX: usize = 8;
+        for _ in 0..ASKED_MAX {
+            match self.ask_once(other).await? {
+                Asked::Answer(live) => return Ok(live),
+                Asked::OutOfDate => {}
+            }
+        }
+        let sentence = "too many grants are taken back at this time; try again later";
+        Err(Reason::Overloaded.error(sentence))
+    }
+
+    async fn ask_once(&self, other: GrantRef) -> Result<Asked> {
         let mut request = self.membership()?.router().in_force_request();
         request.get().set_target(other.target.as_bytes());
         request.get().set_grant(other.grant.as_bytes());
@@ -211,8 +228,10 @@ impl Agent {
         for one in reply.get()?.get_chain()? {
             let grant_ref = GrantRef::new(other.target, grant_id(one.get_grant()?)?);
             // A cut since the answer was made is known here already.
-            if self.vat.live_grants.was_cut_since(grant_ref, asked) {
-                return Ok(None);
+            match self.vat.live_grants.since(asked, grant_ref) {
+                SinceThen::Uncut => {}
+                SinceThen::Cut => return Ok(Asked::Answer(None)),
+                SinceThen::Forgotten => return Ok(Asked::OutOfDate),
             }
             let before = one.get_before()?.iter().map(|before| grant_id(before?));
             let before = before.collect::<Result<_>>()?;
@@ -220,7 +239,7 @@ impl Agent {
             let may_give = MayGive { independent, depth, before };
             live = Some(self.vat.live_grants.add(grant_ref, live, may_give));
         }
-        Ok(live)
+        Ok(Asked::Answer(live))
     }
 
     fn namespace(self: &Rc<Self>, id: ObjectId, right: Right) -> Result<Box<dyn ClientHook>> {
@@ -238,6 +257,14 @@ impl Agent {
         let (class, name) = (self.vat.objects.class(header.class)?, header.name.map(Into::into));
         Ok(Some(ObjectSpec { id, class, name }))
     }
+}
+
+/// The end of a question to another host.
+enum Asked {
+    /// The grant; none if it isn't in force.
+    Answer(Option<Rc<LiveGrant>>),
+    /// Too much was cut meanwhile for the answer to be believed.
+    OutOfDate,
 }
 
 /// References whose signatures were found good lately: clients that connect again show the same

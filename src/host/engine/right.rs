@@ -24,7 +24,7 @@ pub(in crate::host) use crate::sturdyref::GrantRef;
 
 /// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
 /// believed.
-const CUT_LATELY_MAX: usize = 1024;
+const CUT_LATELY_MAX: usize = 16_384;
 
 /// Why somebody may call.
 #[derive(Clone, Default)]
@@ -220,6 +220,15 @@ impl Drop for LiveGrant {
 #[derive(Clone, Copy)]
 pub(in crate::host) struct Moment(u64);
 
+/// The lot of a grant since a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::host) enum SinceThen {
+    Uncut,
+    Cut,
+    /// So many grants were cut that it may be among them.
+    Forgotten,
+}
+
 /// The grants that are in use in a vat.
 #[derive(Default)]
 pub(in crate::host) struct LiveGrants {
@@ -282,12 +291,16 @@ impl LiveGrants {
 
     /// Tells whether the grant was cut since then, so that an answer to a question from then may be
     /// out of date. For a grant that was cut before, the answer tells whether it is in force again.
-    pub(in crate::host) fn was_cut_since(&self, grant_ref: GrantRef, then: Moment) -> bool {
+    pub(in crate::host) fn since(&self, then: Moment, grant_ref: GrantRef) -> SinceThen {
         let since = self.cuts.get() - then.0;
         let cut_lately = self.cut_lately.borrow();
-        // Beyond what is remembered, it may have been.
-        let known = usize::try_from(since).ok().filter(|since| *since <= cut_lately.len());
-        known.is_none_or(|since| cut_lately.iter().rev().take(since).any(|cut| *cut == grant_ref))
+        match usize::try_from(since).ok().filter(|since| *since <= cut_lately.len()) {
+            None => SinceThen::Forgotten,
+            Some(since) if cut_lately.iter().rev().take(since).any(|cut| *cut == grant_ref) => {
+                SinceThen::Cut
+            }
+            Some(_) => SinceThen::Uncut,
+        }
     }
 
     /// From now on nobody can use the grant, or what depends on it. True if anybody did.

@@ -24,6 +24,7 @@ use super::activity::Activity;
 use super::awake::AwakeLimits;
 use super::class::Class;
 use super::cluster::Cluster;
+use super::cut::CutWalks;
 use super::facet::Facet;
 use super::fault::Fault;
 use super::header::Header;
@@ -70,6 +71,7 @@ pub(crate) struct Vat {
     pub(in crate::host) retention: Retention,
     /// The grants by which somebody holds something of this vat.
     pub(in crate::host) live_grants: Rc<LiveGrants>,
+    pub(in crate::host) cut_walks: CutWalks,
     pub(in crate::host) reference_cipher: Rc<ReferenceCipher>,
     agent: OnceCell<Weak<dyn Cluster>>,
     pub(in crate::host) fault: Rc<Fault>,
@@ -122,6 +124,7 @@ impl Vat {
             clock: retention.clock(),
             retention,
             live_grants: Rc::default(),
+            cut_walks: CutWalks::default(),
             reference_cipher,
             agent: OnceCell::new(),
             fault: Rc::default(),
@@ -264,6 +267,12 @@ impl Vat {
     /// Resolves when the storage has failed: nothing will be durable any more.
     pub(crate) async fn failure(&self) -> StorageError {
         self.turns.failure().await
+    }
+
+    /// Ends the storage for a reason that it can't see itself: from now on nothing becomes durable,
+    /// and so nothing leaves.
+    pub(crate) fn fail_storage(&self, error: Arc<StorageError>) {
+        self.turns.store().fail(error);
     }
 
     /// Resolves with the reason when the vat can't go on, other than by its storage.

@@ -130,6 +130,7 @@ impl Writer {
 
     /// Has the other hosts cut what was revoked, which is durable by now.
     async fn tell_others(&self) -> Result<()> {
+        self.vat.cut_walks.caught_up().await;
         loop {
             let last = self.untold.borrow().last().copied();
             let Some(GrantRef { target, grant }) = last else { return Ok(()) };

@@ -2,16 +2,16 @@
 //!
 //! Each file holds the 32 bytes of a key in hex and a line feed; a signing key's file then holds
 //! the time at which it was made, in milliseconds since 1970. The highest number signs, and no
-//! number is given twice while it is the highest. A file gets its name once its bytes are on disk,
+//! number is given twice while it is the highest, except for a revoked key's on a full disk. A file gets its name once its bytes are on disk,
 //! so that a crash leaves a whole key or none, and at worst a file under a temporary name, which is
 //! never read and which the next key replaces.
 //!
 //! **Invariants:** every file has mode 0600, or is refused. The bytes that were read are wiped from
 //! memory, and never printed.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
 use capstead_client::sturdyref::KeyId;
@@ -114,6 +114,19 @@ pub(super) fn add(keys: &Path) -> Result<(), ServerError> {
         sync(keys)
     };
     write().map_err(failed(&path, "make the key"))
+}
+
+/// Writes a new key into the file of another one. Both have the same length, within one sector, so
+/// a crash leaves one of the two.
+pub(super) fn replace(keys: &Path, key: &Signing) -> Result<(), ServerError> {
+    let path = keys.join(signing_name(key.number));
+    let write = || {
+        let text = fresh(Some(Clock::real().now_ms()))?;
+        let file = File::options().write(true).open(&path)?;
+        file.write_all_at(&text, 0)?;
+        file.sync_all()
+    };
+    write().map_err(failed(&path, "replace the key"))
 }
 
 /// Removes a key for good.

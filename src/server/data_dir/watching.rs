@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::{FORMAT_FILE, KEYS, LOCK_FILE, SUPERVISOR, ServerError, failed};
 use crate::limits::FILES_PERIOD;
-use crate::storage::Watched;
+use crate::storage::{StorageError, Watched};
 
 /// The watch over a directory; it watches nothing before it begins.
 #[derive(Debug, Default)]
@@ -40,12 +40,12 @@ impl Watch {
     }
 
     /// Resolves when another process has changed one of them.
-    pub(super) async fn changed(&self) -> ServerError {
+    pub(super) async fn changed(&self) -> Arc<StorageError> {
         loop {
             tokio::time::sleep(FILES_PERIOD).await;
             let files = self.0.borrow().clone();
             if let Some(Err(error)) = files.map(|files| files.check()) {
-                return ServerError::Storage(error.to_string());
+                return Arc::new(error);
             }
         }
     }

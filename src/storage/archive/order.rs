@@ -5,6 +5,7 @@
 
 use super::{Frame, Record, Totals};
 use crate::id::{ObjectId, Shard};
+use crate::limits::HOSTS_MAX;
 use crate::storage::lmdb::layout::log_shard;
 use crate::storage::space::Space;
 
@@ -37,6 +38,7 @@ pub(super) struct Order {
 /// The fault of a frame that is out of place.
 const MISPLACED: &str = "a part of it is not where it should be";
 const UNSORTED: &str = "its records are not in their order";
+const HOSTS: &str = "no server has as many hosts as it says";
 const TOTALS: &str = "it has not as much in it as it says";
 
 impl Order {
@@ -58,7 +60,12 @@ impl Order {
     /// Takes the next frame; the error says what is wrong with it at this place.
     pub(super) fn follow(&mut self, frame: &Frame<'_>) -> Result<(), &'static str> {
         let (next, is_here) = match frame {
-            Frame::Head(_) => (At::Secrets, self.at == At::Start),
+            Frame::Head(head) => {
+                if !(1..=HOSTS_MAX).contains(&head.hosts) {
+                    return Err(HOSTS);
+                }
+                (At::Secrets, self.at == At::Start)
+            }
             Frame::Secret { .. } => (At::Secrets, self.at == At::Secrets),
             Frame::Host(number) => {
                 let is_next = u32::from(*number) == self.hosts && self.is_between();

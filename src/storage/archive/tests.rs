@@ -75,6 +75,15 @@ fn an_archive_has_this_beginning_and_these_totals() {
     assert_eq!(totals, Totals { objects: 1, keys: 2, bytes: 608 });
 }
 
+// A restore panicked, or made a directory that no server can serve.
+#[test]
+fn the_number_of_hosts_is_one_that_a_server_can_have() {
+    for (hosts, is_good) in [(0, false), (1, true), (64, true), (65, false), (u16::MAX, false)] {
+        let begun = ArchiveWriter::begin(Vec::new(), &Head { hosts, ..head() });
+        assert_eq!(begun.is_ok(), is_good, "{hosts}");
+    }
+}
+
 #[test]
 fn every_bit_counts() {
     let bytes = small();

@@ -140,6 +140,12 @@ impl Committer {
         self.shared.failure.get()
     }
 
+    /// Makes `error` the failure, unless there was one. A group that is being committed may still
+    /// become durable, and none after it.
+    pub(crate) fn fail(&self, error: Arc<StorageError>) {
+        let _ = self.shared.failure.set(error);
+    }
+
     /// Commits the queue and ends the thread.
     ///
     /// # Errors
@@ -222,6 +228,9 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
         let mut group = Vec::new();
         let mut company = Company::default();
         while let Some(ticket) = shared.take(&mut group, &company) {
+            if shared.failure.get().is_some() {
+                return Ok(());
+            }
             let (began, turns) = (monotonic(), group.len());
             chains.commit(&mut group)?;
             company = Company { turns, patience: patience(began.elapsed()) };
