@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use capstead_client::sturdyref::GrantId;
 
-use super::grants::{hex, revoke_one, still_there, time};
-use super::operator::Failure;
-use super::transfer::{self, Selection};
+use super::shown::{hex, time};
+use super::{revoke_one, still_there};
+use crate::cli::operator::Failure;
+use crate::cli::transfer::{self, Selection};
 use crate::id::ObjectId;
 use crate::schema::admin_capnp::admin;
 use crate::storage::Space;
