@@ -32,7 +32,7 @@ use super::right::Right;
 use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed, no_such_method};
-use crate::http::{Entry, Holder, LOST, Lease, SocketTable, View, keep};
+use crate::http::{Entry, Holder, LOST, Lease, Records, SocketTable, View, keep};
 use crate::limits::SURVIVING_AWAY_SECS;
 use crate::membrane::{self, Body, Call};
 use crate::schema::http_capnp::http_service::client_request_context;
@@ -128,37 +128,6 @@ impl Holder for HolderOf {
         Gated::wrap_plain(&self.0, raw.add_ref())
     }
 
-    fn record(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.0.read(Space::Sockets, key)
-    }
-
-    fn set_record(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        if self.0.vat.turns.store().is_in_transaction() {
-            return Err(failed(
-                "what a surviving socket stores can't be undone: use it outside the transaction",
-            ));
-        }
-        self.0.write_record(Space::Sockets, key, value)
-    }
-
-    fn records(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
-        const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
-        let mut range = Range::all().within(prefix);
-        loop {
-            let page = {
-                let store = self.0.vat.turns.store();
-                store.records(self.0.spec.id, Space::Sockets, &range, SOME)?
-            };
-            let mut last = None;
-            for (key, record) in (0..).map_while(|at| page.get(at)) {
-                visit(key, record);
-                last = Some(key.to_vec());
-            }
-            let Some(last) = last else { return Ok(()) };
-            range.start = Bound::Excluded(last);
-        }
-    }
-
     fn goes_away(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>) {
         let slot = self.0.vat.objects.slot(&self.0.spec);
         SocketWay::await_client(self.0.vat.clone(), slot, table.clone(), entry.clone());
@@ -175,6 +144,39 @@ impl Holder for HolderOf {
 
     fn now_ms(&self) -> u64 {
         self.0.vat.clock.now_ms()
+    }
+}
+
+impl Records for HolderOf {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.0.read(Space::Sockets, key)
+    }
+
+    fn set(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        if self.0.vat.turns.store().is_in_transaction() {
+            return Err(failed(
+                "what a surviving socket stores can't be undone: use it outside the transaction",
+            ));
+        }
+        self.0.write_record(Space::Sockets, key, value)
+    }
+
+    fn each(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
+        let mut range = Range::all().within(prefix);
+        loop {
+            let page = {
+                let store = self.0.vat.turns.store();
+                store.records(self.0.spec.id, Space::Sockets, &range, SOME)?
+            };
+            let mut last = None;
+            for (key, record) in (0..).map_while(|at| page.get(at)) {
+                visit(key, record);
+                last = Some(key.to_vec());
+            }
+            let Some(last) = last else { return Ok(()) };
+            range.start = Bound::Excluded(last);
+        }
     }
 }
 

@@ -6,18 +6,20 @@ use std::rc::{Rc, Weak};
 
 use capnp::capability::{FromClientHook, Promise};
 use capnp::private::capability::ClientHook;
-use futures::future::FutureExt;
+use futures::future::{FutureExt, LocalBoxFuture};
 use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::connect::{Connect, Opening};
-use super::incoming::{Handles, handler_of};
+use super::dispatch::handler_of;
 use super::surviving::Surviving;
-use super::table::{Entry, NewSocket, View};
+use super::table::{Entry, Handles, NewSocket, View};
 use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
 use crate::error::{Result, failed, revoked};
+use crate::http::Answer;
+use crate::http::body::{Body, Upgrade};
+use crate::http::head::write_headers;
 use crate::http::refusal::{Refusal, refuse};
-use crate::http::{Answer, Body, write_headers};
 use crate::limits::SOCKET_AUTO_REPLY_BYTES_MAX;
 use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::http_service::client_request_context;
@@ -257,18 +259,15 @@ impl Accept {
         Ok(response)
     }
 
-    /// Opens the socket, and returns when the client's side has it.
-    ///
-    /// # Errors
-    /// When that refused it, or has gone; when there is no room for it, or the handler isn't the
-    /// object.
-    pub(in crate::http) async fn start(
+    /// As for [`Upgrade::start`]; it also fails when there is no room for the socket, or the handler
+    /// isn't the object.
+    async fn open(
         &self,
         context: &client_request_context::Client,
         headers: &HeaderMap,
     ) -> Result<()> {
         let Self { view, object, handler, tags, attachment, .. } = self;
-        let object = object.upgrade().filter(|object| is_object(view, object));
+        let object = object.upgrade().filter(|object| view.is_of(object));
         let object = object
             .ok_or_else(|| failed("the handler of a socket is the object that accepts it"))?;
         // Asked before anything else, as others run while the answer is awaited.
@@ -289,7 +288,7 @@ impl Accept {
         let (tags, attachment, handler) = (tags.clone(), attachment.clone(), *handler);
         let new = NewSocket { tags, attachment, handler, surviving };
         let entry = view.table.accept(new, lease);
-        let opened = open(view, &entry, context, headers);
+        let opened = begin(view, &entry, context, headers);
         let (down, started) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -316,10 +315,14 @@ impl Accept {
     }
 }
 
-/// Tells whether this is the object whose sockets these are.
-pub(super) fn is_object(view: &View, handler: &Rc<dyn Any>) -> bool {
-    let object = view.holder.object();
-    object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
+impl Upgrade for Accept {
+    fn start<'a>(
+        &'a self,
+        context: &'a client_request_context::Client,
+        headers: &'a HeaderMap,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        self.open(context, headers).boxed_local()
+    }
 }
 
 /// Asks whether the other side can keep a socket that survives.
@@ -337,7 +340,7 @@ async fn can_survive(context: &client_request_context::Client) -> Result<bool> {
 type Opened = (Box<dyn ClientHook>, Promise<Box<dyn ClientHook>, capnp::Error>);
 
 /// Makes the call that opens a socket; one that survives is stored in this turn.
-fn open(
+fn begin(
     view: &View,
     entry: &Rc<Entry>,
     context: &client_request_context::Client,
@@ -356,7 +359,7 @@ fn open(
             .map(|started| Ok(started?.get()?.get_down_socket()?.into_client_hook()));
         return Ok((down, Promise::from_future(settled)));
     };
-    surviving.store(&*view.holder, entry)?;
+    surviving.store(&*view.holder, entry.number, &entry.tags, &entry.attachment.borrow())?;
     let context: surviving_context::Client =
         FromClientHook::new(context.as_client_hook().add_ref());
     let mut start = context.start_surviving_request();

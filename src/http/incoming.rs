@@ -1,20 +1,17 @@
-//! Bodies in parts, as a class reads and writes them.
+//! The body of a request, as a class reads it in parts.
 
 use std::fmt;
 use std::time::Duration;
 
-use futures::future::LocalBoxFuture;
 use http::StatusCode;
 
-use super::Body;
+use super::body::Body;
 use super::refusal::{Refusal, refuse};
 use super::room::{Held, Room};
-use super::stream::{Cut, Flow, Progress, Reader, keep, write};
+use super::stream::{Cut, Flow, Progress, Reader};
 use crate::error::{Result, failed};
-use crate::limits::{
-    HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX,
-};
-use crate::schema::http_capnp::{byte_stream, http_request, http_service};
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_RESPONSE_BYTES_MAX};
+use crate::schema::http_capnp::{http_request, http_service};
 
 /// The body of a request, of which a part may be here.
 ///
@@ -174,53 +171,6 @@ fn refused(cut: Cut) -> Refusal {
         }
         Cut::NoRoom => cut.error("request").into(),
         _ => refuse(StatusCode::BAD_REQUEST, cut.error("request").extra),
-    }
-}
-
-/// A writer of a body.
-pub(super) type Write = Box<dyn for<'a> FnOnce(&'a mut Outgoing) -> LocalBoxFuture<'a, Result<()>>>;
-
-/// The body of a response, which [`Body::stream`] writes.
-pub struct Outgoing {
-    stream: byte_stream::Client,
-    /// Announced bytes that have yet to be written.
-    left: Option<u64>,
-}
-
-impl Outgoing {
-    pub(super) fn new(stream: byte_stream::Client, size: Option<u64>) -> Self {
-        Self { stream, left: size }
-    }
-
-    /// Sends the next bytes, which leave when what the object wrote to its storage before is
-    /// durable. Returns when more may follow: the client has read, or soon will, what came before.
-    ///
-    /// # Errors
-    /// When the client has gone, or more is sent than the response announced.
-    pub async fn send(&mut self, part: impl AsRef<[u8]>) -> Result<()> {
-        for piece in part.as_ref().chunks(HTTP_PART_BYTES) {
-            if let Some(left) = self.left {
-                let left = left.checked_sub(piece.len() as u64);
-                self.left = Some(left.ok_or_else(|| Cut::TooLong.error("response"))?);
-            }
-            write(&self.stream, piece).await?;
-        }
-        Ok(())
-    }
-
-    /// It comes after all parts, and isn't waited for.
-    pub(super) fn end(self) -> Result<()> {
-        if self.left.is_some_and(|left| left > 0) {
-            return Err(Cut::TooShort.error("response"));
-        }
-        keep(self.stream.end_request().send().promise);
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Outgoing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outgoing").field("left", &self.left).finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::any::Any;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use capnp::any_pointer;
@@ -13,7 +12,7 @@ use capnp::capability::{Params, Promise};
 use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::Method;
 
-use super::table::{Entry, View};
+use super::table::{Entry, Handles, Handling, View};
 use super::{Closed, Message, Socket, SocketHandler};
 use crate::error::{Result, disconnected, failed, no_such_method};
 use crate::schema::http_capnp::web_socket;
@@ -33,16 +32,7 @@ const DATA_AT: u16 = 1;
 /// See [`TEXT_AT`].
 const CLOSE_AT: u16 = 2;
 
-pub(super) type Handling = Pin<Box<dyn Future<Output = Result<()>>>>;
-
-/// The functions of a [`SocketHandler`]. None of them runs on the value of another class.
-pub(super) trait Handles {
-    fn opened(&self, object: Rc<dyn Any>, socket: Socket) -> Option<Handling>;
-    fn message(&self, object: Rc<dyn Any>, socket: Socket, message: Message) -> Option<Handling>;
-    fn closed(&self, object: Rc<dyn Any>, socket: Socket, closed: Closed) -> Option<Handling>;
-}
-
-/// Those of one class.
+/// The functions of one class.
 struct HandlerOf<C>(PhantomData<C>);
 
 pub(super) fn handler_of<C: SocketHandler>() -> &'static dyn Handles {
