@@ -14,12 +14,12 @@ use super::stored::{Storable, Stored};
 use crate::error::Result;
 use crate::host::authority::calls::{self, Granted};
 use crate::host::authority::records::Grantor;
+use crate::host::base::right::Right;
 use crate::host::engine::ending;
-use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
-use crate::host::engine::instance::Instance;
-use crate::host::engine::right::Right;
 use crate::host::engine::sockets;
+use crate::host::state::facet::Maker;
+use crate::host::state::instance::Instance;
 use crate::http::Sockets;
 use crate::membrane::dispatch;
 

@@ -10,12 +10,12 @@ use capnp::private::capability::ClientHook;
 use super::context::Context;
 use super::object::Object;
 use crate::error::{Reason, Result, failed};
-use crate::host::engine::class::Class;
-use crate::host::engine::cluster::{Cluster, Existence};
+use crate::host::base::right::Right;
 use crate::host::engine::gated::Gated;
-use crate::host::engine::instance::Instance;
-use crate::host::engine::right::Right;
-use crate::host::engine::slot::ObjectSpec;
+use crate::host::state::class::Class;
+use crate::host::state::cluster::{Cluster, Existence};
+use crate::host::state::instance::Instance;
+use crate::host::state::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::limits::NAME_BYTES_MAX;
 

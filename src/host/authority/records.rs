@@ -17,10 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::sweep;
 use crate::error::{Reason, Result, failed};
+use crate::host::base::right::{GrantRef, LiveGrant, MayGive, Right};
 use crate::host::engine::cut;
-use crate::host::engine::right::{GrantRef, LiveGrant, MayGive, Right};
 use crate::host::engine::shares::{self, Change, Share};
-use crate::host::engine::vat::Vat;
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX};
 use crate::storage::{Page, PageSize, Range, Space};

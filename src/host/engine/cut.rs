@@ -15,12 +15,10 @@ use std::rc::Rc;
 
 use capstead_client::sturdyref::GrantId;
 
-use super::right::{GrantRef, revoked_under_way};
-use super::slot::QueuedCall;
 use super::sockets;
-use super::vat::Vat;
+use crate::host::base::right::{GrantRef, revoked_under_way};
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
-use crate::membrane::Reply;
 
 /// Nobody uses these grants, or what depends on them, from now on.
 pub(in crate::host) fn cut(vat: &Rc<Vat>, target: ObjectId, grants: &[GrantId]) {
@@ -44,31 +42,7 @@ pub(in crate::host) fn cut(vat: &Rc<Vat>, target: ObjectId, grants: &[GrantId]) 
         }
         instance.parked.take_cut(&instance, &mut cut);
     }
-    vat.busy(|| cut.into_iter().for_each(|reply| tell(vat, reply, revoked_under_way())));
-}
-
-/// Tells a caller that the grant was taken back, once that is durable.
-pub(in crate::host) fn tell(vat: &Rc<Vat>, reply: Reply, error: capnp::Error) {
-    if vat.turns.is_settled() {
-        return reply.send(Err(error));
-    }
-    let vat = vat.clone();
-    // Ends when all that was written by now is durable, or the storage has failed.
-    tokio::task::spawn_local(async move {
-        vat.turns.outside_turns().await;
-        let flushed = vat.turns.flush().await;
-        vat.busy(|| reply.send(Err(flushed.map_or_else(Into::into, |()| error))));
+    vat.busy(|| {
+        cut.into_iter().for_each(|reply| vat.tell_when_durable(reply, revoked_under_way()))
     });
-}
-
-/// Takes the replies of calls that were cut; the calls stay where they are, and end without one.
-pub(in crate::host) fn take_cut<'a>(
-    waiting: impl IntoIterator<Item = &'a mut QueuedCall>,
-    cut: &mut Vec<Reply>,
-) {
-    for queued in waiting {
-        if queued.facet.right.is_cut() {
-            cut.push(queued.call.reply.take());
-        }
-    }
 }

@@ -18,10 +18,8 @@
 
 mod kept;
 mod operator;
-mod record;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -31,39 +29,24 @@ use futures::FutureExt;
 
 use capstead_client::sturdyref::{GrantId, Method};
 
-pub(in crate::host) use self::kept::Retention;
-use self::kept::{KeptNumbers, Oldest, forget_in_turn, kept, oldest};
+use self::kept::{Oldest, forget_in_turn, kept, oldest};
 pub(in crate::host) use self::operator::{IdSelection, Stage, clear_requests, requests};
-pub(in crate::host) use self::record::RequestId;
-use self::record::{CallState, Outcome, REPLY_BYTES_MAX, Record};
-use super::facet::Facet;
-use super::instance::Instance;
-use super::run::{self, Handler, PendingReply};
+use super::answer::answer;
 use super::shares::{self, Change, Share};
 use crate::error::{Reason, Result, failed, of_class};
+use crate::host::base::request_record::{
+    self as record, CallState, Outcome, REPLY_BYTES_MAX, Record, RequestId,
+};
+use crate::host::base::retention::KeptNumbers;
+use crate::host::state::facet::Facet;
+use crate::host::state::instance::Instance;
+use crate::host::state::queued_call::PendingReply;
 use crate::limits::REQUEST_IDS_MAX;
 use crate::membrane::{Body, BodySlot};
 use crate::storage::Space;
 
 /// The most ids that are forgotten when a new one comes. More than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 2;
-
-/// An instance's knowledge of its calls with ids, beside what is stored.
-#[derive(Default)]
-pub(in crate::host) struct Requests {
-    /// The numbers of the calls that are kept; none before the storage was searched.
-    kept: Cell<Option<KeptNumbers>>,
-    /// The calls that run, each with the numbers of the callers who made it again, as
-    /// `Instance::owe` gives them.
-    running: RefCell<HashMap<RequestId, Vec<u64>>>,
-}
-
-impl Requests {
-    /// Tells whether the call with this id runs.
-    fn runs(&self, id: &RequestId) -> bool {
-        self.running.borrow().contains_key(id)
-    }
-}
 
 /// The fate of a call, as it is about to start.
 enum CallFate {
@@ -119,7 +102,7 @@ pub(in crate::host) fn admit(
 /// Tells one caller how the call ended.
 fn tell(instance: &Rc<Instance>, pending: PendingReply, outcome: &Outcome) {
     let outcome = outcome.as_ref().map_err(Clone::clone);
-    run::answer(instance, pending, outcome.and_then(|reply| Body::from_bytes(reply)));
+    answer(instance, pending, outcome.and_then(|reply| Body::from_bytes(reply)));
 }
 
 fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> Result<CallFate> {
@@ -184,8 +167,8 @@ impl IdClaim {
         self,
         instance: &Rc<Instance>,
         body: BodySlot,
-        start: impl FnOnce() -> Handler,
-    ) -> Handler {
+        start: impl FnOnce() -> Promise<(), capnp::Error>,
+    ) -> Promise<(), capnp::Error> {
         if let Err(error) = self.begin(instance) {
             return Promise::err(error);
         }

@@ -16,10 +16,10 @@
 
 use capstead_client::sturdyref::GrantId;
 
-use super::instance::Instance;
-use super::right::Right;
-use super::vat::Vat;
 use crate::error::{Reason, Result, failed};
+use crate::host::base::right::Right;
+use crate::host::state::instance::Instance;
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX, SHARES_OF_QUOTA};
 use crate::storage::{Space, Store};

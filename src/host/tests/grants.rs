@@ -19,7 +19,7 @@ use super::trial::{World, call_write, read, run, run_within, settle, trial};
 use crate::host::Agent;
 use crate::host::authority::calls::grant_id;
 use crate::host::authority::records;
-use crate::host::engine::watched_clock::WATCHED;
+use crate::host::base::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::OVER_GRANTS_KEPT_MS;
 use crate::schema::facet_capnp::{facet, persistent};

@@ -24,7 +24,7 @@ use super::trial::{
 };
 use crate::error::Result;
 use crate::host::List;
-use crate::host::engine::watched_clock::WATCHED;
+use crate::host::base::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::schema::facet_capnp::facet;

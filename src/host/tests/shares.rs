@@ -15,9 +15,9 @@ use super::trial::{RETENTION, World, call_note, call_write, run, run_within, set
 use crate::error::{Reason, Result};
 use crate::host::Object;
 use crate::host::authority::calls::grant_id;
+use crate::host::base::watched_clock::WATCHED;
 use crate::host::engine::once::{IdSelection, Stage, clear_requests, requests};
 use crate::host::engine::shares::{Share, WITHOUT_GRANT, share};
-use crate::host::engine::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX};
 use crate::storage::Reads;

@@ -5,9 +5,9 @@ use std::ops::Bound;
 use capstead_client::sturdyref::{GrantId, Method};
 
 use super::kept::forget;
-use super::record::{self, CallState, ORDER, Record, RequestId};
 use crate::error::Result;
-use crate::host::engine::vat::Vat;
+use crate::host::base::request_record::{self as record, CallState, ORDER, Record, RequestId};
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::storage::{PageSize, Range, Space};
 

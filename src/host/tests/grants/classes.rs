@@ -11,9 +11,9 @@ use super::{
 use crate::host::Context;
 use crate::host::authority::records;
 use crate::host::engine::gated::Gated;
-use crate::host::engine::instance::Instance;
 use crate::host::engine::run::{TurnCause, turn};
-use crate::host::engine::slot::ObjectSpec;
+use crate::host::state::instance::Instance;
+use crate::host::state::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::schema::facet_capnp::{facet, persistent};
 

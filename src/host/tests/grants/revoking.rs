@@ -11,8 +11,8 @@ use super::{
     revoke, root, save,
 };
 use crate::host::authority::records;
+use crate::host::base::right::{GrantRef, LiveGrants, MayGive};
 use crate::host::engine::cut;
-use crate::host::engine::right::{GrantRef, LiveGrants, MayGive};
 use crate::id::{ObjectId, Pool};
 use crate::sturdyref::root_grant;
 

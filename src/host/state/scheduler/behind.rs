@@ -20,7 +20,7 @@ use capstead_client::Outlet;
 
 use super::Scheduler;
 use crate::error::disconnected;
-use crate::host::engine::slot::{Passage, QueuedCall};
+use crate::host::state::queued_call::{Passage, QueuedCall};
 
 /// The calls that wait, by the address of the outlet that they wait for. An outlet is here for as
 /// long as a call waits for it, or one that did is among those that start next.

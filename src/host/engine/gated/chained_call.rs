@@ -13,9 +13,9 @@ use capnp::ErrorKind;
 use capnp::capability::{FromClientHook, RemotePromise};
 use capnp::private::capability::ClientHook;
 
-use super::facet::Facet;
-use super::gated::Gated;
+use super::Gated;
 use crate::error::overloaded;
+use crate::host::state::facet::Facet;
 use crate::membrane::{self, Call, Chain, deliver};
 use crate::schema::facet_capnp::facet;
 

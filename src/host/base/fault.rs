@@ -1,5 +1,5 @@
-//! The tasks without which a vat stands still. A panic in one of them is a bug of this crate: the
-//! host can't go on, and says so instead of leaving its callers without an answer.
+//! Panics. In one of the tasks without which a vat stands still it is a bug of this crate: the host
+//! can't go on, and says so instead of leaving its callers without an answer.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -29,5 +29,12 @@ impl Fault {
     /// Resolves with the reason.
     pub(in crate::host) async fn reason(&self) -> String {
         self.0.wait().await.clone()
+    }
+}
+
+/// Runs code whose panic must end nothing else.
+pub(in crate::host) fn catch_panic(what: &str, work: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!("{what} panicked");
     }
 }

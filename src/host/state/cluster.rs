@@ -8,9 +8,9 @@ use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref};
 use futures::future::LocalBoxFuture;
 
-use super::right::{GrantRef, Right};
 use super::slot::ObjectSpec;
 use crate::error::Result;
+use crate::host::base::right::{GrantRef, Right};
 use crate::id::{ObjectId, Shard};
 pub(in crate::host) use crate::schema::cluster_capnp::Existence;
 use crate::sturdyref::KeyRing;

@@ -23,7 +23,7 @@ use crate::error::{Reason, Result, failed};
 use crate::limits::{GRANT_DEPTH_MAX, VALUE_BYTES_MAX};
 
 /// The beginning of the keys of the calls, in the order in which they began.
-pub(super) const ORDER: u8 = 1;
+pub(in crate::host) const ORDER: u8 = 1;
 
 const BY_ID: u8 = 0;
 const VERSION: u8 = 2;
@@ -40,34 +40,34 @@ const KINDS: [ErrorKind; 4] =
 const LINEAGE_BYTES_MAX: usize = 1 + 2 * 16 * GRANT_DEPTH_MAX as usize;
 
 /// The longest reply that can be stored, in bytes, or text of an error.
-pub(super) const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEAD_BYTES - LINEAGE_BYTES_MAX;
+pub(in crate::host) const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEAD_BYTES - LINEAGE_BYTES_MAX;
 
 /// The least that an id takes: its two keys and records, without a reply.
-pub(super) const BYTES_MIN: usize = (1 + 16) + HEAD_BYTES + 1 + (1 + 8) + (8 + 16);
+pub(in crate::host) const BYTES_MIN: usize = (1 + 16) + HEAD_BYTES + 1 + (1 + 8) + (8 + 16);
 
 /// The id by which a caller calls a call, to be told the reply again.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(in crate::host) struct RequestId(Rc<[u8]>);
 
 /// A call with an id that began once.
-pub(super) struct Record<S> {
-    pub(super) number: u64,
+pub(in crate::host) struct Record<S> {
+    pub(in crate::host) number: u64,
     /// Milliseconds since 1970.
-    pub(super) began: u64,
-    pub(super) method: Method,
+    pub(in crate::host) began: u64,
+    pub(in crate::host) method: Method,
     /// The grants in whose shares it counts.
-    pub(super) lineage: Vec<GrantId>,
-    pub(super) state: S,
+    pub(in crate::host) lineage: Vec<GrantId>,
+    pub(in crate::host) state: S,
 }
 
 /// The state of a call.
-pub(super) enum CallState {
+pub(in crate::host) enum CallState {
     Begun,
     Ended(Outcome),
 }
 
 /// The end of a call: the message of its reply, or its error.
-pub(super) type Outcome = Result<Vec<u8>>;
+pub(in crate::host) type Outcome = Result<Vec<u8>>;
 
 impl RequestId {
     /// # Errors
@@ -85,34 +85,34 @@ impl RequestId {
     }
 
     /// The key of the call's record.
-    pub(super) fn key(&self) -> Vec<u8> {
+    pub(in crate::host) fn key(&self) -> Vec<u8> {
         [&[BY_ID], &*self.0].concat()
     }
 }
 
 /// The key of a call in the order of all.
-pub(super) fn order_key(number: u64) -> [u8; 9] {
+pub(in crate::host) fn order_key(number: u64) -> [u8; 9] {
     let mut key = [ORDER; 9];
     key[1..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
 /// The number in such a key.
-pub(super) fn number_in(key: &[u8]) -> Result<u64> {
+pub(in crate::host) fn number_in(key: &[u8]) -> Result<u64> {
     let number = key.split_first().and_then(|(_, number)| number.try_into().ok());
     number.map(u64::from_be_bytes).ok_or_else(damaged)
 }
 
 /// The record in the order of all under the number of a call.
-pub(super) fn order_record(began: u64, id: &RequestId) -> Vec<u8> {
+pub(in crate::host) fn order_record(began: u64, id: &RequestId) -> Vec<u8> {
     [&began.to_be_bytes(), &*id.0].concat()
 }
 
 /// The key of the time by which earlier calls had begun.
-pub(super) const BY_THEN: [u8; 1] = [2];
+pub(in crate::host) const BY_THEN: [u8; 1] = [2];
 
 /// The record there: all calls before `number` had begun by `time`.
-pub(super) fn by_then_record(number: u64, time: u64) -> [u8; 16] {
+pub(in crate::host) fn by_then_record(number: u64, time: u64) -> [u8; 16] {
     let mut record = [0; 16];
     record[..8].copy_from_slice(&number.to_be_bytes());
     record[8..].copy_from_slice(&time.to_be_bytes());
@@ -120,20 +120,20 @@ pub(super) fn by_then_record(number: u64, time: u64) -> [u8; 16] {
 }
 
 /// The number and the time.
-pub(super) fn decode_by_then(bytes: &[u8]) -> Result<(u64, u64)> {
+pub(in crate::host) fn decode_by_then(bytes: &[u8]) -> Result<(u64, u64)> {
     let (number, time) = bytes.split_first_chunk().ok_or_else(damaged)?;
     let time = time.try_into().map_err(|_| damaged())?;
     Ok((u64::from_be_bytes(*number), u64::from_be_bytes(time)))
 }
 
 /// The time at which the call began, and its id.
-pub(super) fn decode_order(bytes: &[u8]) -> Result<(u64, RequestId)> {
+pub(in crate::host) fn decode_order(bytes: &[u8]) -> Result<(u64, RequestId)> {
     let (began, id) = bytes.split_first_chunk().ok_or_else(damaged)?;
     Ok((u64::from_be_bytes(*began), RequestId(id.into())))
 }
 
 impl Record<&CallState> {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in crate::host) fn encode(&self) -> Vec<u8> {
         let (state, rest) = match self.state {
             CallState::Begun => (BEGUN, &[][..]),
             CallState::Ended(Ok(reply)) => (REPLIED, reply.as_slice()),
@@ -161,7 +161,7 @@ impl Record<&CallState> {
 impl Record<CallState> {
     /// # Errors
     /// When the record isn't one that this version writes.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(in crate::host) fn decode(bytes: &[u8]) -> Result<Self> {
         Self::parse(bytes).ok_or_else(damaged)
     }
 

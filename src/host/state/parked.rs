@@ -19,8 +19,9 @@ use capstead_client::Outlet;
 
 use super::instance::Instance;
 use super::keeping::KeptAwake;
+use super::queued_call::{Passage, QueuedCall};
 use super::scheduler::key;
-use super::slot::{Passage, QueuedCall, Slot};
+use super::slot::Slot;
 use crate::error::disconnected;
 use crate::membrane::Reply;
 

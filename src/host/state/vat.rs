@@ -12,57 +12,42 @@
 //! - Once it is closed, no instance of it acts.
 
 use std::cell::{OnceCell, RefCell};
-use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
 use tokio::sync::Notify;
 
-use super::activity::Activity;
 use super::awake::AwakeLimits;
 use super::class::Class;
 use super::cluster::Cluster;
 use super::facet::Facet;
-use super::fault::Fault;
-use super::header::Header;
 use super::objects::Objects;
-use super::once::Retention;
-use super::right::{LiveGrants, Right};
+use super::queued_call::QueuedCall;
 use super::scheduler::Scheduler;
-use super::slot::{ObjectSpec, QueuedCall, Slot};
-use super::turns::Turns;
-use super::{ending, exclusive, keeping, parked, rest, run, waking};
+use super::slot::ObjectSpec;
 use crate::clock::Clock;
 use crate::error::{Result, disconnected};
+use crate::host::base::activity::Activity;
+use crate::host::base::fault::Fault;
+use crate::host::base::header::Header;
+use crate::host::base::retention::Retention;
+use crate::host::base::right::{LiveGrants, Right};
+use crate::host::base::turns::Turns;
 use crate::http::Room;
 use crate::id::ObjectId;
-use crate::membrane::{Chain, Keeper};
+use crate::membrane::{Chain, Keeper, Reply};
 use crate::metrics::Metrics;
-use crate::storage::{Account, LogOptions, Presence, Space, StorageError, Store, StoreOptions};
+use crate::storage::{Account, Presence, Space, StorageError, Store};
 use crate::sturdyref::ReferenceCipher;
 
-/// The parts of a vat.
-#[derive(Debug)]
-pub(crate) struct VatOptions {
-    pub(crate) name: String,
-    pub(crate) data: PathBuf,
-    pub(crate) classes: Vec<Class>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) log: LogOptions,
-    /// The time for which request ids are kept.
-    pub(crate) retention: Duration,
-    /// Encrypts the references that objects store.
-    pub(crate) reference_cipher: ReferenceCipher,
-    pub(crate) awake: AwakeLimits,
-    /// Room for the bodies of requests that objects wait for: one for all hosts of a server.
-    pub(crate) bodies: Arc<Room>,
-}
+/// Begins a call whose turn to start has come: the floor above does.
+pub(in crate::host) type Begin = fn(&Rc<Vat>, QueuedCall);
 
 /// See the head of the file.
 pub(crate) struct Vat {
-    pub(super) scheduler: Rc<Scheduler>,
+    begin: Begin,
+    pub(in crate::host) scheduler: Rc<Scheduler>,
     pub(in crate::host) turns: Turns,
     pub(in crate::host) objects: Objects,
     pub(in crate::host) metrics: Arc<Metrics>,
@@ -74,47 +59,32 @@ pub(crate) struct Vat {
     agent: OnceCell<Weak<dyn Cluster>>,
     pub(in crate::host) fault: Rc<Fault>,
     /// The chain of the present turn, which calls made in it carry on.
-    pub(super) chain: RefCell<Option<Chain>>,
+    pub(in crate::host) chain: RefCell<Option<Chain>>,
     /// The keeper of the present work: objects that this needs stay awake for it.
-    pub(super) keeper: RefCell<Option<Rc<Keeper>>>,
-    pub(super) activity: Arc<Activity>,
-    pub(super) bodies: OnceCell<Arc<Room>>,
+    pub(in crate::host) keeper: RefCell<Option<Rc<Keeper>>>,
+    pub(in crate::host) activity: Arc<Activity>,
+    pub(in crate::host) bodies: OnceCell<Arc<Room>>,
 }
 
 impl Vat {
-    /// Opens the host's storage and starts the vat's tasks, which end with the vat.
+    /// The vat over a storage that tells `progress` what is durable. Its tasks end with it.
     ///
     /// # Errors
-    /// When the storage can't be opened; it is as it was then.
-    pub(crate) fn open(options: VatOptions) -> std::result::Result<Rc<Self>, StorageError> {
-        let progress = Arc::new(Notify::new());
-        let notify = progress.clone();
-        let store = Store::open(
-            &options.data,
-            StoreOptions { name: options.name, log: options.log, metrics: options.metrics.clone() },
-            Box::new(move || notify.notify_one()),
-        )?;
-        let retention = Retention::new(Clock::real(), options.retention);
-        let (metrics, cipher) = (options.metrics, options.reference_cipher);
-        let with = (cipher, options.awake);
-        let vat = Self::with_store(store, options.classes, metrics, retention, with, progress)?;
-        vat.bodies.get_or_init(|| options.bodies);
-        Ok(vat)
-    }
-
-    pub(in crate::host) fn with_store(
+    /// When the storage can't be read.
+    pub(in crate::host) fn new(
         mut store: Store,
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
         retention: Retention,
         (cipher, awake): (ReferenceCipher, AwakeLimits),
-        progress: Arc<Notify>,
+        (begin, progress): (Begin, Arc<Notify>),
     ) -> std::result::Result<Rc<Self>, StorageError> {
         let reference_cipher = Rc::new(cipher);
         let cipher = reference_cipher.clone();
         store.find_references(Rc::new(move |owner, key, value| cipher.targets(owner, key, value)));
         let activity = Activity::new(classes.iter().map(|class| class.name).collect());
         let vat = Rc::new(Self {
+            begin,
             scheduler: Rc::default(),
             objects: Objects::new(&store, classes, awake)?,
             turns: Turns::new(store, progress.clone()),
@@ -133,7 +103,6 @@ impl Vat {
         vat.fault.watch(settle_on(Rc::downgrade(&vat), progress));
         vat.fault.watch(commit_submitted(Rc::downgrade(&vat), vat.turns.committable()));
         vat.fault.watch(start_queued(Rc::downgrade(&vat), vat.scheduler.runnable()));
-        vat.fault.watch(rest::shrink(Rc::downgrade(&vat), vat.objects.awake().grown()));
         Ok(vat)
     }
 
@@ -194,42 +163,13 @@ impl Vat {
     /// Starts an accepted call, now or after those that wait already.
     pub(in crate::host) fn start(self: &Rc<Self>, queued: QueuedCall) {
         if let Some(queued) = self.scheduler.now_or_queued(queued, &self.turns) {
-            self.busy(|| self.begin(queued));
+            self.busy(|| (self.begin)(self, queued));
         }
     }
 
     /// Runs `work`; calls made in it start when it has returned.
     pub(in crate::host) fn busy<T>(self: &Rc<Self>, work: impl FnOnce() -> T) -> T {
-        self.scheduler.busy(&self.turns, work, |queued| self.begin(queued))
-    }
-
-    fn begin(self: &Rc<Self>, queued: QueuedCall) {
-        let slot = queued.facet.slot.clone();
-        let returned = queued.returned();
-        self.begin_in(&slot, queued);
-        parked::after_returned(&slot, returned);
-        // The call may have been the last holder of the slot, and the object asleep by now.
-        self.objects.release(&slot);
-    }
-
-    fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, queued: QueuedCall) {
-        if let Some(error) = queued.facet.broken() {
-            return queued.facet.refuse(queued.call, error);
-        }
-        if let Err(error) = keeping::check(self, slot, &queued) {
-            return queued.facet.refuse(queued.call, error);
-        }
-        if let Some((instance, server)) = slot.awake() {
-            if let Some(queued) = exclusive::enter(&instance, queued) {
-                run::first_poll(&instance, &*server, queued);
-            }
-            return;
-        }
-        if slot.is_waking() {
-            return waking::wait(self, slot, queued);
-        }
-        slot.begin_waking(queued);
-        waking::wake(self, slot);
+        self.scheduler.busy(&self.turns, work, |queued| (self.begin)(self, queued))
     }
 
     /// Opens the gates of everything that is durable by now.
@@ -239,6 +179,20 @@ impl Vat {
         self.turns.tell_settled();
     }
 
+    /// Tells a caller that the grant was taken back, once that is durable.
+    pub(in crate::host) fn tell_when_durable(self: &Rc<Self>, reply: Reply, error: capnp::Error) {
+        if self.turns.is_settled() {
+            return reply.send(Err(error));
+        }
+        let vat = self.clone();
+        // Ends when all that was written by now is durable, or the storage has failed.
+        tokio::task::spawn_local(async move {
+            vat.turns.outside_turns().await;
+            let flushed = vat.turns.flush().await;
+            vat.busy(|| reply.send(Err(flushed.map_or_else(Into::into, |()| error))));
+        });
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -246,11 +200,6 @@ impl Vat {
     /// The present work of this thread, for others to see.
     pub(crate) fn activity(&self) -> Arc<Activity> {
         self.activity.clone()
-    }
-
-    /// Lets objects fall asleep that had no call for `warm`, or up to a quarter longer.
-    pub(crate) fn rest_after(self: &Rc<Self>, warm: Duration) {
-        rest::rest_after(self, warm);
     }
 
     /// Resolves when everything that was submitted before is durable.
@@ -281,19 +230,6 @@ impl Vat {
     pub(crate) async fn finish_calls(&self) {
         self.scheduler.close();
         self.scheduler.all_ended().await;
-    }
-
-    /// Ends every instance, commits what was submitted, and closes the storage.
-    pub(crate) fn close(&self) -> std::result::Result<(), StorageError> {
-        self.scheduler.close();
-        self.scheduler.drop_behind();
-        if let Ok(agent) = self.agent() {
-            agent.write_restores();
-        }
-        for slot in self.objects.take_all() {
-            ending::shut_down(&slot);
-        }
-        self.turns.close()
     }
 }
 

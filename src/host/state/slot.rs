@@ -13,20 +13,14 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use capstead_client::Outlet;
-
 use super::class::Class;
-use super::cut;
-use super::exclusive::Permit;
-use super::facet::Facet;
 use super::instance::Instance;
-use super::keeping::KeptAwake;
-use super::run::catch_panic;
-use super::scheduler::UnderWay;
+use super::queued_call::{self, QueuedCall};
 use crate::error::disconnected;
+use crate::host::base::fault::catch_panic;
 use crate::http::SocketTable;
 use crate::id::ObjectId;
-use crate::membrane::{Call, Dispatch, Keeper, Reply};
+use crate::membrane::{Dispatch, Reply};
 
 /// The identity of an object, with all that is written down when it comes into existence.
 #[derive(Clone)]
@@ -35,44 +29,6 @@ pub(in crate::host) struct ObjectSpec {
     pub(in crate::host) class: Rc<Class>,
     /// The object's name in its namespace; none for an anonymous object.
     pub(in crate::host) name: Option<Rc<str>>,
-}
-
-/// A call that a facet accepted and that waits for its first poll.
-pub(in crate::host) struct QueuedCall {
-    pub(in crate::host) facet: Rc<Facet>,
-    pub(in crate::host) call: Call,
-    pub(in crate::host) under_way: UnderWay,
-    /// An exclusive object runs no other call until this is dropped; none before its turn.
-    pub(in crate::host) permit: Option<Permit>,
-    pub(in crate::host) keeper: Rc<Keeper>,
-    /// Keeps its object awake while it waits; none before it has to.
-    pub(in crate::host) kept: Option<KeptAwake>,
-    pub(in crate::host) passage: Passage,
-}
-
-impl QueuedCall {
-    /// The outlet for which it has waited, if it comes back from there.
-    pub(in crate::host) fn returned(&self) -> Option<Rc<Outlet>> {
-        if self.passage != Passage::Returned {
-            return None;
-        }
-        self.call.reply.outlet().cloned()
-    }
-}
-
-/// The stage of a call that waits for its caller to read; see
-/// [`behind`](super::scheduler) and [`parked`](super::parked).
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::host) enum Passage {
-    #[default]
-    None,
-    /// It is the first of those that wait for the same caller.
-    Next,
-    Passed,
-    /// It then waited until its object was awake.
-    Waited,
-    /// It then waited for its caller once more, and is the first of those.
-    Returned,
 }
 
 enum SlotState {
@@ -175,7 +131,7 @@ impl Slot {
     /// Takes the replies of waiting calls that were cut.
     pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
         if let SlotState::Waking(waiting) = &mut *self.state.borrow_mut() {
-            cut::take_cut(waiting, cut);
+            queued_call::take_cut(waiting, cut);
         }
     }
 

@@ -5,20 +5,17 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::class::Class;
 use super::header::Header;
 use crate::storage::{ClassAccount, StorageError, Store};
 
-/// The accounts of those classes that have a limit.
+/// The accounts of these classes, each of which has a limit.
 ///
 /// # Errors
 /// When the storage can't be read.
 pub(in crate::host) fn class_accounts(
     store: &Store,
-    classes: &[Class],
+    limited: &[(&'static str, u64)],
 ) -> std::result::Result<HashMap<&'static str, Rc<ClassAccount>>, StorageError> {
-    let limited = classes.iter().filter_map(|class| Some((class.name, class.total_limit?)));
-    let limited: Vec<_> = limited.collect();
     let mut sums: HashMap<&str, u64> = limited.iter().map(|(name, _)| (*name, 0)).collect();
     if !sums.is_empty() {
         store.objects(&mut |_, header, usage| {
@@ -28,5 +25,5 @@ pub(in crate::host) fn class_accounts(
             }
         })?;
     }
-    Ok(limited.into_iter().map(|(name, max)| (name, ClassAccount::new(sums[name], max))).collect())
+    Ok(limited.iter().map(|(name, max)| (*name, ClassAccount::new(sums[name], *max))).collect())
 }

@@ -20,9 +20,9 @@ use super::awake::{Awake, AwakeLimits};
 use super::class::{Class, numbered};
 use super::exclusive::Waits;
 use super::instance::Instance;
-use super::quota::class_accounts;
 use super::slot::{ObjectSpec, Slot};
 use crate::error::{Result, failed};
+use crate::host::base::quota::class_accounts;
 use crate::id::ObjectId;
 use crate::storage::{ClassAccount, StorageError, Store};
 use crate::sturdyref::root_grant;
@@ -47,10 +47,12 @@ impl Objects {
         classes: Vec<Class>,
         limits: AwakeLimits,
     ) -> std::result::Result<Self, StorageError> {
+        let limited = classes.iter().filter_map(|class| Some((class.name, class.total_limit?)));
+        let limited: Vec<_> = limited.collect();
         Ok(Self {
             slots: RefCell::default(),
             roots: classes.iter().map(|class| root_grant(class.name)).collect(),
-            class_accounts: class_accounts(store, &classes)?,
+            class_accounts: class_accounts(store, &limited)?,
             classes: numbered(classes),
             awake: Awake::new(limits),
             waits: Waits::new(),

@@ -21,7 +21,7 @@ use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES, SHARES_O
 use crate::membrane::Keeper;
 
 /// A warm time has so many ticks: the last call isn't remembered more exactly.
-pub(super) const TICKS: u32 = 4;
+pub(in crate::host) const TICKS: u32 = 4;
 
 /// The bounds of one host's awake objects.
 #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,11 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::{Caveats, GrantId, Method};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::sweeps::Sweeps;
 use crate::clock::Clock;
@@ -25,6 +27,9 @@ pub(in crate::host) use crate::sturdyref::GrantRef;
 /// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
 /// believed.
 const CUT_LATELY_MAX: usize = 1024;
+
+/// The clock may be set meanwhile, and the machine may sleep.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// Why somebody may call.
 #[derive(Clone, Default)]
@@ -66,6 +71,24 @@ impl Right {
     #[inline]
     pub(in crate::host) fn until_ms(&self) -> Option<u64> {
         self.caveats.as_ref().and_then(|caveats| caveats.not_after_ms())
+    }
+
+    /// Runs `end` when its time is over, unless the handle is dropped before. None if it has no end.
+    pub(in crate::host) fn at_end(
+        &self,
+        clock: &Clock,
+        end: impl FnOnce() + 'static,
+    ) -> Option<AbortOnDropHandle<()>> {
+        let until_ms = self.until_ms()?;
+        let clock = clock.clone();
+        let task = tokio::task::spawn_local(async move {
+            while let Some(left_ms) = until_ms.checked_sub(clock.now_ms()) {
+                let left = Duration::from_millis(left_ms.saturating_add(1));
+                tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+            }
+            end();
+        });
+        Some(AbortOnDropHandle::new(task))
     }
 
     #[inline]
@@ -180,7 +203,7 @@ pub(in crate::host) struct LiveGrant {
     /// The time of its last restore; 0: none since that was written down.
     restored_ms: Cell<u64>,
     /// The keeper of its calls, once there were any.
-    pub(super) keeper: OnceCell<Rc<Keeper>>,
+    pub(in crate::host) keeper: OnceCell<Rc<Keeper>>,
     all: Weak<LiveGrants>,
 }
 

@@ -23,10 +23,11 @@ use capstead_client::sturdyref::GrantId;
 
 use super::facet::{Behind, Facet};
 use super::instance::Instance;
-use super::right::Right;
-use super::slot::{QueuedCall, Slot};
+use super::queued_call::QueuedCall;
+use super::slot::Slot;
 use super::vat::Vat;
 use crate::error::{Reason, Result};
+use crate::host::base::right::Right;
 use crate::membrane::{Call, Keeper};
 
 /// The keepers that need an instance awake.

@@ -17,17 +17,16 @@ use capnp::Error;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::exclusive::Exclusive;
-use super::header::Header;
 use super::keeping::Keepers;
-use super::mirror::{Mirror, Mirrors};
-use super::once::Requests;
 use super::parked::Parked;
-use super::run::PendingReply;
-use super::slot::{ObjectSpec, QueuedCall};
-use super::sockets;
+use super::queued_call::{self, PendingReply, QueuedCall};
+use super::requests::Requests;
+use super::slot::ObjectSpec;
 use super::vat::Vat;
 use crate::error::{Result, disconnected};
 use crate::gate::Gate;
+use crate::host::base::header::Header;
+use crate::host::base::mirror::{Mirror, Mirrors};
 use crate::id::{ObjectId, ObjectIds};
 use crate::limits::INSTANCE_BYTES;
 use crate::membrane::Reply;
@@ -68,11 +67,11 @@ pub(in crate::host) struct Instance {
     /// The account of what the object stores; its turns write through it.
     pub(in crate::host) account: Rc<Account>,
     /// The calls that wait for each other, if the class is exclusive.
-    pub(super) exclusive: Option<Box<Exclusive>>,
+    pub(in crate::host) exclusive: Option<Box<Exclusive>>,
     /// Calls whose callers have to read before they start.
-    pub(super) parked: Parked,
+    pub(in crate::host) parked: Parked,
     /// The number of its `wake`, which counts as a call, until that has ended.
-    pub(super) waking: Cell<Option<u128>>,
+    pub(in crate::host) waking: Cell<Option<u128>>,
     /// The values that the class keeps in memory too.
     pub(in crate::host) mirrors: Mirrors,
     /// True if the object's header is written, or is in a batch on its way.
@@ -82,13 +81,13 @@ pub(in crate::host) struct Instance {
     /// The way in which it ended, once it has.
     end: OnceCell<Box<str>>,
     /// The time of its last call, in the ticks of [`Awake`](super::awake::Awake).
-    pub(super) used: Cell<u32>,
+    pub(in crate::host) used: Cell<u32>,
     /// The number of its last call, among all uses of instances of its vat.
-    pub(super) last_use: Cell<u64>,
+    pub(in crate::host) last_use: Cell<u64>,
     /// The bytes that its values in memory take.
     taken: Cell<usize>,
     /// The keepers that need it awake.
-    pub(super) keepers: Keepers,
+    pub(in crate::host) keepers: Keepers,
     /// Replies that are owed to the callers of handlers that wait for something, by the number of
     /// the call.
     pending: RefCell<HashMap<u64, PendingReply>>,
@@ -97,7 +96,7 @@ pub(in crate::host) struct Instance {
     /// The number of the next call that has to wait.
     next_call: Cell<u64>,
     /// Its calls that are applied once.
-    pub(super) requests: Requests,
+    pub(in crate::host) requests: Requests,
 }
 
 impl Instance {
@@ -106,7 +105,10 @@ impl Instance {
     pub(in crate::host) fn new(vat: &Rc<Vat>, spec: ObjectSpec) -> Result<Rc<Self>> {
         let (header, usage) = vat.turns.store().identity(spec.id)?;
         let exists = match header {
-            Some(header) => Header::decode(&header)?.is_of(&spec)?,
+            Some(header) => {
+                Header::decode(&header)?.check_class(spec.class.name)?;
+                true
+            }
             None => false,
         };
         let (limit, class) = (spec.class.object_limit, vat.objects.class_account(spec.class.name));
@@ -244,8 +246,9 @@ impl Instance {
 
     fn wrote(&self, ticket: Ticket, confirmation: Confirmation) {
         if !self.exists.replace(true) {
-            let (id, header) = (self.spec.id, Header::of(&self.spec).encode());
-            let put = self.vat.turns.store_mut().put_record(id, Space::Header, &[], &header);
+            let ObjectSpec { id, class, name } = &self.spec;
+            let header = Header { class: class.name, name: name.as_deref() }.encode();
+            let put = self.vat.turns.store_mut().put_record(*id, Space::Header, &[], &header);
             debug_assert!(put.is_ok(), "a turn is open, and headers are never over a limit");
         }
         self.written.set(ticket);
@@ -446,7 +449,7 @@ impl Instance {
     }
 
     /// The bytes that it takes in memory.
-    pub(super) fn weight(&self) -> usize {
+    pub(in crate::host) fn weight(&self) -> usize {
         INSTANCE_BYTES + self.taken.get()
     }
 
@@ -462,7 +465,7 @@ impl Instance {
         // Those that are parked came before others of their connection that wait.
         let mut waiting = self.parked.take_waiting(self);
         waiting.extend(self.exclusive.iter().flat_map(|calls| calls.take_waiting(self)));
-        let kept = sockets::split(waiting, || self.why_ended());
+        let kept = queued_call::split_off_sockets(waiting, || self.why_ended());
         let pending = std::mem::take(&mut *self.pending.borrow_mut());
         for (_, PendingReply { reply, under_way, facet, .. }) in pending {
             facet.lost_call();

@@ -24,11 +24,11 @@ use tokio::sync::Notify;
 
 pub(in crate::host) use self::behind::key;
 use self::behind::{Behind, Startable};
-use super::run;
-use super::slot::QueuedCall;
-use super::turns::Turns;
+use super::queued_call::QueuedCall;
 use crate::clock::monotonic;
 use crate::error::{Result, disconnected, not_begun};
+use crate::host::base::fault::catch_panic;
+use crate::host::base::turns::Turns;
 use crate::membrane::Call;
 
 /// Queued calls that start before other tasks of the thread run again.
@@ -149,7 +149,7 @@ impl Scheduler {
             let Some(Startable { call, waited_for }) = self.startable(call) else { continue };
             // A panic in one call, perhaps in the RPC library, must not end the task that starts
             // calls.
-            run::catch_panic("starting a call", || begin(call));
+            catch_panic("starting a call", || begin(call));
             if let Some(outlet) = waited_for {
                 self.next_behind(&outlet);
             }

@@ -1,6 +1,5 @@
 //! The record by which an object exists: its class and, if it has one, its name.
 
-use super::slot::ObjectSpec;
 use crate::error::{Reason, Result, failed};
 
 const VERSION: u8 = 1;
@@ -20,10 +19,6 @@ pub(in crate::host) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    pub(in crate::host) fn of(spec: &'a ObjectSpec) -> Self {
-        Self { class: spec.class.name, name: spec.name.as_deref() }
-    }
-
     pub(in crate::host) fn encode(&self) -> Vec<u8> {
         let name = self.name.unwrap_or_default();
         let mut bytes = Vec::with_capacity(3 + self.class.len() + name.len());
@@ -101,11 +96,11 @@ impl<'a> Header<'a> {
 
     /// # Errors
     /// When this is the header of an object of another class.
-    pub(in crate::host) fn is_of(&self, spec: &ObjectSpec) -> Result<bool> {
-        if self.class == spec.class.name {
-            return Ok(true);
+    pub(in crate::host) fn check_class(&self, class: &str) -> Result<()> {
+        if self.class == class {
+            return Ok(());
         }
-        Err(failed(format!("the object is a {} and not a {}", self.class, spec.class.name)))
+        Err(failed(format!("the object is a {} and not a {class}", self.class)))
     }
 }
 

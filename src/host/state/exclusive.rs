@@ -21,10 +21,9 @@ use std::time::Duration;
 use capnp::traits::HasTypeId;
 use tokio::time::Instant;
 
-use super::cut;
 use super::instance::Instance;
 use super::parked;
-use super::slot::QueuedCall;
+use super::queued_call::{self, QueuedCall};
 use crate::error::{Reason, Result, overloaded};
 use crate::limits::{EXCLUSIVE_WAIT_SECS, WAKE_SECS};
 use crate::membrane::{Chain, Reply};
@@ -54,7 +53,7 @@ impl Exclusive {
 
     /// Takes the replies of waiting calls that were cut.
     pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
-        cut::take_cut(self.waiting.borrow_mut().iter_mut().map(|(_, queued)| queued), cut);
+        queued_call::take_cut(self.waiting.borrow_mut().iter_mut().map(|(_, queued)| queued), cut);
     }
 
     /// The next call that may start; those whose callers have to read first are
@@ -209,7 +208,7 @@ pub(in crate::host) fn enter(
         return match permit(instance, exclusive, &mut queued) {
             Ok(()) => Some(queued),
             Err(error) => {
-                refuse(queued, error);
+                queued.refuse(error);
                 None
             }
         };
@@ -221,7 +220,7 @@ pub(in crate::host) fn enter(
         let error = Reason::Deadlock
             .error(format_args!("this call waits for a call of the {class} that waits for it"));
         vat.metrics.deadlocks_refused_total.add(1);
-        refuse(queued, error);
+        queued.refuse(error);
         return None;
     }
     waits.add(instance, &queued);
@@ -263,14 +262,9 @@ fn leave(instance: &Rc<Instance>) {
         instance.vat.objects.waits().remove(instance, &queued);
         match permit(instance, exclusive, &mut queued) {
             Ok(()) => instance.vat.scheduler.queue(queued),
-            Err(error) => refuse(queued, error),
+            Err(error) => queued.refuse(error),
         }
     }
-}
-
-pub(in crate::host) fn refuse(queued: QueuedCall, error: capnp::Error) {
-    queued.call.reply.keep(queued.under_way);
-    queued.call.reply.send(Err(error));
 }
 
 /// Refuses calls that have waited too long. Ends with the last call that waits, or the instance.
@@ -307,5 +301,5 @@ fn give_up(instance: &Rc<Instance>, queued: QueuedCall, patience: Duration) {
         "waited {patience:?} for the {class}, which runs one call at a time: \
          the call did not happen"
     );
-    vat.busy(|| refuse(queued, overloaded(reason)));
+    vat.busy(|| queued.refuse(overloaded(reason)));
 }
