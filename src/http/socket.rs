@@ -31,7 +31,7 @@ pub(crate) use incoming::{dispatch, is_close, is_text};
 pub use open::{Accept, Sockets, is_upgrade};
 use surviving::Frame;
 pub(crate) use surviving::resume;
-pub(crate) use table::{Entry, Holder, Lease, SocketTable, View};
+pub(crate) use table::{Entry, HasSockets, Holder, Lease, SocketTable, View};
 
 /// The code of a connection that was lost.
 pub(crate) const LOST: u16 = 1006;

@@ -17,7 +17,6 @@ use super::records::{self, Grantor, depends, target_id};
 use super::sweep;
 use crate::error::{Reason, Result, failed, no_such_method};
 use crate::host::engine::caveats::caveats;
-use crate::host::engine::cut;
 use crate::host::engine::facet::Facet;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
@@ -125,8 +124,7 @@ pub(in crate::host) fn revoke(instance: &Instance, right: &Right, id: GrantId) -
         Some(left) => instance.write_record(Space::Grants, id.as_bytes(), Some(&left))?,
         None => instance.write_grant(|vat, _| records::delete(vat, grant_ref))?,
     }
-    vat.metrics.grants_revoked_total.add(1);
-    cut::cut(vat, object, &[id]);
+    vat.live_grants.revoke(grant_ref);
     sweep::sweep(vat, object);
     Ok(())
 }

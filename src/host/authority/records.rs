@@ -19,7 +19,7 @@ use super::sweep;
 use crate::error::{Reason, Result, failed};
 use crate::host::engine::cut;
 use crate::host::engine::right::{GrantRef, LiveGrant, MayGive, Right};
-use crate::host::engine::shares::{self, Change, Share};
+use crate::host::engine::shares::{self, Change, Share, WITHOUT_GRANT};
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX};
@@ -156,8 +156,7 @@ pub(in crate::host) fn prepare(
     let grant = record(terms, caveats, object_id(of), (parent, grantor), vat.clock.now_ms())?;
     let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
     let reference = keys.mint(target, id, grant.caveats.clone(), &next);
-    let lineage =
-        if grant.by_holder { vec![shares::WITHOUT_GRANT] } else { shares::lineage(vat, right) };
+    let lineage = if grant.by_holder { vec![WITHOUT_GRANT] } else { shares::lineage(vat, right) };
     check_shares(vat, object_id(of), &lineage)?;
     Ok(Ready { id, record: grant.encode(), lineage, reference })
 }
@@ -226,7 +225,8 @@ fn standing_within(
     Ok(Standing::InForce(vat.live_grants.add(grant_ref, parent, may_give)))
 }
 
-/// The grants that a grant was made from, the nearest first, as far as they are known.
+/// The grants that a grant was made from, the nearest first, as far as they are known; behind them
+/// stands [`WITHOUT_GRANT`] if the first was made by somebody without one.
 ///
 /// # Errors
 /// When the storage can't be read.
@@ -235,6 +235,9 @@ fn ancestors(vat: &Vat, target: ObjectId, grant: &Grant) -> Result<Vec<GrantId>>
     for _ in 0..=GRANT_DEPTH_MAX {
         let Some(grant) = next.take() else { break };
         before.extend(grant.parent.id());
+        if grant.by_holder {
+            before.push(WITHOUT_GRANT);
+        }
         match grant.parent {
             // Older versions wrote down the parent alone, whose own record says the rest.
             Parent::Own(id) if grant.before.is_empty() => {
@@ -336,8 +339,7 @@ pub(in crate::host) fn put(vat: &Vat, target: ObjectId, ready: &Ready) -> Result
 pub(in crate::host) fn delete(vat: &Vat, grant_ref: GrantRef) -> Result<()> {
     let GrantRef { target, grant: id } = grant_ref;
     let Some(grant) = get(vat, grant_ref)? else { return Ok(()) };
-    let lineage =
-        if grant.by_holder { vec![shares::WITHOUT_GRANT] } else { ancestors(vat, target, &grant)? };
+    let lineage = shares::without_roots(vat, ancestors(vat, target, &grant)?);
     let mut store = vat.turns.store_mut();
     let length = store.length(target, Space::Grants, id.as_bytes())?.unwrap_or_default();
     store.delete_record(target, Space::Grants, id.as_bytes())?;

@@ -228,6 +228,8 @@ pub(in crate::host) struct LiveGrants {
     /// down.
     restored: RefCell<HashMap<GrantRef, u64>>,
     cut_lately: RefCell<VecDeque<GrantRef>>,
+    /// Those that the open turn took back. They are cut when it has ended.
+    revoked: RefCell<Vec<GrantRef>>,
     /// The number of all cuts so far.
     cuts: Cell<u64>,
     pub(in crate::host) sweeps: Sweeps,
@@ -237,7 +239,19 @@ impl LiveGrants {
     /// The grant, if somebody uses it and it is in force.
     pub(in crate::host) fn get(&self, grant_ref: GrantRef) -> Option<Rc<LiveGrant>> {
         let live = self.by_id.borrow().get(&grant_ref)?.upgrade()?;
-        (!live.is_cut()).then_some(live)
+        let revoked = self.revoked.borrow();
+        let is_revoked = live.with_parents().any(|live| revoked.contains(&live.grant_ref));
+        (!live.is_cut() && !is_revoked).then_some(live)
+    }
+
+    /// The open turn of an object took a grant of it back.
+    pub(in crate::host) fn revoke(&self, grant_ref: GrantRef) {
+        self.revoked.borrow_mut().push(grant_ref);
+    }
+
+    /// Those that the turn which has just ended took back.
+    pub(in crate::host) fn take_revoked(&self) -> Vec<GrantRef> {
+        self.revoked.take()
     }
 
     /// Adds a grant that was found to be in force. There is one of each, also if it was found twice

@@ -32,7 +32,7 @@ use super::right::Right;
 use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed, no_such_method};
-use crate::http::{Entry, Holder, LOST, Lease, SocketTable, View, keep};
+use crate::http::{Entry, HasSockets, Holder, LOST, Lease, SocketTable, View, keep};
 use crate::limits::SURVIVING_AWAY_SECS;
 use crate::membrane::{self, Body, Call};
 use crate::schema::http_capnp::http_service::client_request_context;
@@ -68,10 +68,16 @@ enum WayOf {
     Host,
 }
 
-/// The sockets of an instance's object, as it sees them.
-pub(in crate::host) fn view(instance: &Rc<Instance>) -> Rc<View> {
-    let slot = instance.vat.objects.slot(&instance.spec);
-    view_in(instance, &slot)
+impl HasSockets for Instance {
+    fn open(&self) -> usize {
+        let slot = self.vat.objects.find(self.spec.id);
+        slot.and_then(|slot| slot.sockets().map(|table| table.len())).unwrap_or(0)
+    }
+
+    fn view(self: Rc<Self>) -> Rc<View> {
+        let slot = self.vat.objects.slot(&self.spec);
+        view_in(&self, &slot)
+    }
 }
 
 fn view_in(instance: &Rc<Instance>, slot: &Slot) -> Rc<View> {
