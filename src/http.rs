@@ -57,8 +57,9 @@ mod body;
 mod file;
 mod head;
 mod hop;
+mod incoming;
 mod json;
-mod parts;
+mod outgoing;
 mod refusal;
 mod room;
 mod send;
@@ -80,10 +81,11 @@ pub(crate) use self::head::{
     read_headers, read_request, read_response, write_headers, write_request, write_response,
 };
 pub(crate) use self::hop::{is_of_one_hop, strip};
+pub use self::incoming::Incoming;
+pub(crate) use self::incoming::passed_on;
 pub(crate) use self::json::is_json;
 pub use self::json::{json, read_json};
-pub(crate) use self::parts::passed_on;
-pub use self::parts::{Incoming, Outgoing};
+pub use self::outgoing::Outgoing;
 use self::refusal::Form;
 pub(crate) use self::refusal::OrRefusal;
 pub use self::refusal::{Refusal, refuse};
@@ -93,8 +95,8 @@ pub use self::socket::{
     Accept, Closed, Connect, Message, Sending, Socket, SocketHandler, Sockets, is_upgrade,
 };
 pub(crate) use self::socket::{
-    Entry, Holder, LOST, Lease, SocketTable, View, cut as cut_reason, dispatch, is_close, is_text,
-    resume,
+    Entry, HasSockets, Holder, LOST, Lease, Records, SocketTable, View, cut as cut_reason,
+    dispatch, is_close, is_text, resume,
 };
 pub(crate) use self::stream::{Cut, Flow, Progress, Reader, keep, write};
 use crate::error::{Result, failed, said};
@@ -310,7 +312,7 @@ impl ResponseWay {
 async fn write_in_parts<B>(
     context: &client_request_context::Client,
     head: &Response<B>,
-    write_body: parts::Write,
+    write_body: outgoing::Write,
 ) -> Result<()> {
     let length = head.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let size = length.and_then(|length| length.parse().ok());

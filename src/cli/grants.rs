@@ -1,6 +1,7 @@
 //! `capstead grants`, `grant` and `revoke`: show who can reach an object, and add or remove a
 //! grant.
 
+mod below;
 mod shown;
 mod words;
 
@@ -8,7 +9,6 @@ use capstead_client::Terms;
 use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, VerifyingKey};
 use clap::Args;
 
-use super::below;
 use super::method_names::MethodNames;
 use super::operator::{self, Data, Failure};
 use super::output::check_stdout;
@@ -226,7 +226,7 @@ pub(super) fn make(options: &Make, classes: &[Class]) -> u8 {
 }
 
 /// Revokes one grant.
-pub(super) async fn revoke_one(
+async fn revoke_one(
     host: &host_admin::Client,
     target: ObjectId,
     grant: &[u8],
@@ -320,7 +320,7 @@ fn not_all(said: &str, failure: Failure) -> Failure {
 
 /// Tells whether the grant still existed and was revoked: it may have ended with another one
 /// before.
-pub(super) fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure> {
+fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure> {
     match revoked {
         Err(Failure::Cannot(text)) if is_no_such_grant(&text) => Ok(false),
         revoked => revoked.map(|()| true),

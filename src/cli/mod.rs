@@ -1,7 +1,6 @@
 //! The command line: one file for each verb.
 
 mod backup;
-mod below;
 mod bench;
 mod compact;
 mod export;
@@ -27,9 +26,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::DumpableBehavior;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::classes::bundled;
 use crate::host::Class;
-use crate::server::{ServerError, stderr};
+use crate::server::{Running, Server, ServerError, stderr};
 
 /// The exit code of a storage failure: a service manager can tell it from a wrong flag.
 const STORAGE_FAILED: u8 = 3;
@@ -117,17 +115,19 @@ impl Operate {
     }
 }
 
-/// Runs the `capstead` command on this process's arguments.
+/// Runs the `capstead` command on this process's arguments, for a server of these classes. When
+/// that has started, `hints` gives lines that are printed below its references.
+///
+/// It is for the bundled server: a server of your own begins with [`Server::run`].
 ///
 /// Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
 /// 3 when the storage failed.
-pub fn main() -> ExitCode {
+pub fn main(server: Server, hints: fn(&Running) -> Vec<String>) -> ExitCode {
     hide_memory();
     let cli = match program::parse::<Cli>(Cli::command()) {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
     };
-    let server = bundled("capstead.data");
     let options = match cli.verb {
         None => cli.serve,
         Some(Verb::Serve(options)) => options,
@@ -136,7 +136,7 @@ pub fn main() -> ExitCode {
         }
         Some(Verb::Bench(options)) => return bench::run(&options),
     };
-    match block_on(serve::serve(server, options, serve::Hints::Bundled)) {
+    match block_on(serve::serve(server, options, hints)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(fail(&error)),
     }

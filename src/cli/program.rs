@@ -78,7 +78,7 @@ impl Server {
                 std::process::exit(ended.unwrap_or(CANNOT_START).into());
             }
         };
-        if let Err(error) = serve::serve(self, options, serve::Hints::Embedded).await {
+        if let Err(error) = serve::serve(self, options, |_| Vec::new()).await {
             std::process::exit(fail(&error).into());
         }
         Ok(())

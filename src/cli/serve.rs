@@ -353,14 +353,8 @@ fn quota(text: &str) -> Result<(String, ByteSize), String> {
     Ok((class.to_owned(), operator::size(size)?))
 }
 
-/// The hints that are printed beside the addresses for a person.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hints {
-    /// Lines that work in a clone of the repository.
-    Bundled,
-    /// None: the embedder's classes aren't known here.
-    Embedded,
-}
+/// Lines about the classes of a server, which are printed below its addresses for a person.
+type Hints = fn(&Running) -> Vec<String>;
 
 /// # Errors
 /// When the server can't start, or its storage failed.
@@ -449,12 +443,6 @@ fn text(running: &Running, hints: Hints) -> String {
     lines.push("\nReferences: whoever has one may use every object of its class.".to_owned());
     let references = running.namespaces().iter();
     lines.extend(references.map(|(class, reference)| format!("  {class}  {reference}")));
-    if let (Hints::Bundled, Some(counters)) = (hints, running.namespaces().get("Counter")) {
-        lines.push("\nIncrement a counter:".to_owned());
-        let curl = |url| format!("  curl -X POST {url}/counter/x/increment");
-        lines.extend(running.http_url().map(curl));
-        lines.push(format!("  cargo run --release -qp counter --bin client -- '{counters}' x"));
-        lines.push(format!("  python3 examples/counter/client.py '{counters}' x"));
-    }
+    lines.extend(hints(running));
     lines.join("\n")
 }

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use super::parts::{Outgoing, Write};
-use super::socket::Accept;
+use futures::future::LocalBoxFuture;
+use http::HeaderMap;
+
+use super::outgoing::{Outgoing, Write};
 use crate::error::Result;
+use crate::schema::http_capnp::http_service::client_request_context;
 
 /// The whole body of a request or response, or how that of a response is [written in
 /// parts](Self::stream).
@@ -15,7 +18,20 @@ pub(super) enum Content {
     Whole(Vec<u8>),
     Stream(Write),
     /// In place of a body: the socket that a response accepts.
-    Socket(Box<Accept>),
+    Socket(Box<dyn Upgrade>),
+}
+
+/// The other protocol to which a response switches.
+pub(super) trait Upgrade: fmt::Debug {
+    /// Begins it, with these headers in the response, and returns when the client's side has it.
+    ///
+    /// # Errors
+    /// When it can't begin, or the client has gone.
+    fn start<'a>(
+        &'a self,
+        context: &'a client_request_context::Client,
+        headers: &'a HeaderMap,
+    ) -> LocalBoxFuture<'a, Result<()>>;
 }
 
 impl Default for Content {
@@ -70,8 +86,8 @@ impl Body {
         }
     }
 
-    pub(super) fn of_socket(accept: Accept) -> Self {
-        Self(Content::Socket(Box::new(accept)))
+    pub(super) fn of_socket(socket: impl Upgrade + 'static) -> Self {
+        Self(Content::Socket(Box::new(socket)))
     }
 
     pub(super) fn take(&mut self) -> Content {
@@ -90,7 +106,7 @@ impl fmt::Debug for Body {
         match &self.0 {
             Content::Whole(bytes) => f.debug_tuple("Body").field(bytes).finish(),
             Content::Stream(_) => f.write_str("Body::stream(…)"),
-            Content::Socket(accept) => f.debug_tuple("Body").field(accept).finish(),
+            Content::Socket(socket) => f.debug_tuple("Body").field(socket).finish(),
         }
     }
 }

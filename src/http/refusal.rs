@@ -7,7 +7,8 @@ use capnp::ErrorKind;
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::{Body, text};
+use super::body::Body;
+use super::text;
 use crate::error::{Reason, conflict_reason, said};
 
 /// A value for the answer to a request, or the refusal in its place.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::body::{Body, Content};
 use super::head::{read_response, write_request};
-use super::parts::Outgoing;
+use super::outgoing::Outgoing;
 use super::room::Room;
 use super::stream::{Cut, Flow, Reader};
 use crate::error::{Result, failed};

@@ -9,8 +9,9 @@
 //! - A socket is the object's and no instance's: it survives sleep, `abort` and panics.
 
 mod connect;
-mod incoming;
+mod dispatch;
 mod open;
+mod resuming;
 mod surviving;
 mod table;
 
@@ -27,11 +28,12 @@ use crate::limits::{
     SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX, SOCKET_TAG_BYTES_MAX, SOCKET_TAGS_MAX,
 };
 pub use connect::Connect;
-pub(crate) use incoming::{dispatch, is_close, is_text};
+pub(crate) use dispatch::{dispatch, is_close, is_text};
 pub use open::{Accept, Sockets, is_upgrade};
+pub(crate) use resuming::resume;
 use surviving::Frame;
-pub(crate) use surviving::resume;
-pub(crate) use table::{Entry, Holder, Lease, SocketTable, View};
+pub(crate) use surviving::{Lease, Records};
+pub(crate) use table::{Entry, HasSockets, Holder, SocketTable, View};
 
 /// The code of a connection that was lost.
 pub(crate) const LOST: u16 = 1006;

@@ -9,7 +9,7 @@ const LMDB_FILE: &str = "src/storage/lmdb/engine.rs";
 /// The baseline that measures LMDB bare.
 const LMDB_BASELINE: &str = "bench/src/baseline_lmdb.rs";
 /// The only file of the host that hands turns to the commit thread.
-const TURNS_FILE: &str = "src/host/engine/turns.rs";
+const TURNS_FILE: &str = "src/host/base/turns.rs";
 /// The only file that may implement `VatNetwork`.
 const GUARD_FILE: &str = "client/src/guard/network.rs";
 /// The places that may use the stock network: under the guard, in baselines that measure it bare,
@@ -98,7 +98,7 @@ mod tests {
             ("src/storage/log.rs", "use ::lmdb::{Environment, Cursor as C};"),
             ("src/storage/log.rs", "use lmdb as engine;"),
             ("src/storage/mod.rs", "mod lmdb; use lmdb::Environment;"),
-            ("src/host/engine/vat.rs", "fn f(x: &lmdb::Environment) {}"),
+            ("src/host/state/vat.rs", "fn f(x: &lmdb::Environment) {}"),
             ("src/lib.rs", "extern crate lmdb;"),
             ("tests/crash.rs", "fn f() { lmdb::Environment::new(); }"),
             ("bench/src/storage.rs", "use lmdb::Environment;"),
@@ -116,7 +116,7 @@ mod tests {
             ),
             ("src/storage/log.rs", "use super::{batch, lmdb}; fn f(e: &lmdb::Env) {}"),
             ("src/storage/log.rs", "use super::lmdb::Env; // lmdb::Environment"),
-            ("src/host/engine/vat.rs", "fn f(e: &crate::storage::lmdb::engine::Env) {}"),
+            ("src/host/state/vat.rs", "fn f(e: &crate::storage::lmdb::engine::Env) {}"),
         ];
         for (path, text) in good {
             assert!(check_lmdb(&Source::new(path, text)).is_empty(), "{path}: {text}");

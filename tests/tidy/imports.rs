@@ -176,7 +176,7 @@ mod tests {
             ("src/storage/lmdb.rs", "fn f() { crate::gateway::go::<u8>() }"),
             ("src/storage/lmdb.rs", "use super::super::host::Slot;"),
             ("src/storage/mod.rs", "mod a { mod b { use super::super::super::host::Slot; } }"),
-            ("src/host/engine/slot.rs", "pub(crate) use crate::gateway;"),
+            ("src/host/state/slot.rs", "pub(crate) use crate::gateway;"),
             ("src/gateway.rs", "use super::host;"),
             ("src/schema.rs", "use crate::id::Shard;"),
             ("src/storage/mod.rs", "use capstead_client::Connection;"),
@@ -196,12 +196,12 @@ mod tests {
     fn imports_that_run_down_pass() {
         let good = [
             (
-                "src/host/engine/slot.rs",
+                "src/host/state/slot.rs",
                 "use crate::storage::Batch; use super::Vat; use crate::host::Vat;",
             ),
             ("src/host/mod.rs", "use capstead_client::Connection; use crate::id::Shard;"),
             (
-                "src/host/engine/slot.rs",
+                "src/host/state/slot.rs",
                 "// use crate::gateway;\nconst A: &str = \"crate::gateway::x\";",
             ),
             ("src/storage/mod.rs", "mod tests { use super::*; use super::lmdb::Env; }"),
@@ -221,8 +221,8 @@ mod tests {
     #[test]
     fn a_message_says_where_which_rule_and_how_to_mend() {
         let messages =
-            found("src/host/engine/slot.rs", "//! Slots.\n\nuse crate::gateway::Route;\n");
-        let expected = "src/host/engine/slot.rs:3: `crate::gateway::Route` imports `gateway`, but `host` \
+            found("src/host/state/slot.rs", "//! Slots.\n\nuse crate::gateway::Route;\n");
+        let expected = "src/host/state/slot.rs:3: `crate::gateway::Route` imports `gateway`, but `host` \
                         (L4) may import client, L1, L2\n    mend: move";
         assert!(messages[0].starts_with(expected), "{}", messages[0]);
     }

@@ -9,19 +9,16 @@ use capnp::capability::{FromClientHook, FromServer};
 use capstead_client::Terms;
 use capstead_client::sturdyref::GrantId;
 
-use super::namespace::Namespace;
-use super::object::Object;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
-use crate::error::{Reason, Result, failed};
+use crate::error::Result;
 use crate::host::authority::calls::{self, Granted};
-use crate::host::authority::records::Grantor;
+use crate::host::authority::giving::Grantor;
+use crate::host::base::right::Right;
 use crate::host::engine::ending;
-use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
-use crate::host::engine::instance::Instance;
-use crate::host::engine::right::Right;
-use crate::host::engine::sockets;
+use crate::host::state::facet::Maker;
+use crate::host::state::instance::Instance;
 use crate::http::Sockets;
 use crate::membrane::dispatch;
 
@@ -46,7 +43,7 @@ use crate::membrane::dispatch;
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Context(Rc<Instance>);
+pub struct Context(pub(super) Rc<Instance>);
 
 impl Context {
     pub(in crate::host) fn new(instance: Rc<Instance>) -> Self {
@@ -76,48 +73,6 @@ impl Context {
         Stored::load(self.0.clone(), key)
     }
 
-    /// The objects of class `C`, which were bound under `binding` when the server was put together.
-    ///
-    /// # Errors
-    /// When nothing, or another class, is bound under that name. Nothing is created then.
-    pub fn namespace<C: Object>(&self, binding: &str) -> Result<Namespace<C>> {
-        let class = &self.0.spec.class;
-        match class.bindings.iter().find(|bound| bound.name == binding) {
-            Some(bound) if bound.class == C::CLASS => Namespace::new(self.0.clone()),
-            Some(bound) => Err(Reason::Unbound.error(format_args!(
-                "{binding} of class {} leads to {}, not to {}",
-                class.name,
-                bound.class,
-                C::CLASS
-            ))),
-            None => Err(Reason::Unbound.error(format_args!(
-                "class {} has no binding {binding}; add .bind::<{}, {}>({binding:?}) where \
-                 the server is put together",
-                class.name,
-                class.name,
-                C::CLASS
-            ))),
-        }
-    }
-
-    /// A new anonymous object of class `C`, through the only binding to it.
-    ///
-    /// # Errors
-    /// When `C` is not bound, or bound more than once. Nothing is created then.
-    pub fn create<C: Object>(&self) -> Result<C::Client> {
-        let class = &self.0.spec.class;
-        let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
-        match (bound.next(), bound.next()) {
-            (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
-            (None, _) => Err(Reason::Unbound.error(format_args!(
-                "class {} can't reach {}",
-                class.name,
-                C::CLASS
-            ))),
-            _ => Err(failed(format!("class {} has several bindings to {}", class.name, C::CLASS))),
-        }
-    }
-
     /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
     /// that. Writes of earlier turns become durable, and their replies still leave. All other
     /// callers, and everybody who holds a capability to the object, get a `disconnected` that says
@@ -141,9 +96,9 @@ impl Context {
     }
 
     /// The object's WebSockets: it accepts them, and sends on all of them. They outlive this
-    /// instance, so [`Object::wake`] finds those that were open before.
+    /// instance, so [`Object::wake`](crate::Object::wake) finds those that were open before.
     pub fn sockets(&self) -> Sockets {
-        Sockets::new(sockets::view(&self.0))
+        Sockets::new(self.0.clone())
     }
 
     /// Makes a reference to this object, a text to give away, in the present turn. **The text is a
@@ -167,10 +122,10 @@ impl Context {
         calls::save(&self.0, (&Right::default(), Grantor::Owner), terms)
     }
 
-    /// Takes a grant of this object back, in the present turn: its reference, all that was made
-    /// from it, and the calls that are made by it end at once; their callers are told when that is
-    /// durable. They stay so even if a transaction around this is undone, which leaves the
-    /// reference as good as it was.
+    /// Takes a grant of this object back, with the present turn: when that ends, its reference, all
+    /// that was made from it, and the calls that are made by it end; their callers are told when it
+    /// is durable. A turn that panics or is aborted takes nothing back, and neither does a
+    /// transaction that is undone.
     ///
     /// # Errors
     /// When there is no such grant; outside a turn of this object, or when the instance ended.

@@ -5,7 +5,7 @@ use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 
 use crate::error::{Result, failed};
-use crate::host::engine::instance::Instance;
+use crate::host::state::instance::Instance;
 use crate::storage::{Direction, Page, PageSize, Range, Reads, Space};
 
 /// The most that is read at a time: long enough that few snapshots are taken, and short enough to

@@ -7,14 +7,15 @@ use std::rc::Rc;
 use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
 
+use super::context::Context;
 use super::object::Object;
-use crate::error::{Result, failed};
-use crate::host::engine::class::Class;
-use crate::host::engine::cluster::{Cluster, Existence};
+use crate::error::{Reason, Result, failed};
+use crate::host::base::right::Right;
 use crate::host::engine::gated::Gated;
-use crate::host::engine::instance::Instance;
-use crate::host::engine::right::Right;
-use crate::host::engine::slot::ObjectSpec;
+use crate::host::state::class::Class;
+use crate::host::state::cluster::{Cluster, Existence};
+use crate::host::state::instance::Instance;
+use crate::host::state::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::limits::NAME_BYTES_MAX;
 
@@ -47,7 +48,7 @@ pub struct Namespace<C> {
 }
 
 impl<C: Object> Namespace<C> {
-    pub(in crate::host) fn new(instance: Rc<Instance>) -> Result<Self> {
+    fn new(instance: Rc<Instance>) -> Result<Self> {
         let class = instance.vat.objects.class(C::CLASS)?;
         Ok(Self { instance, class, of: PhantomData })
     }
@@ -86,6 +87,50 @@ impl<C: Object> Namespace<C> {
 
     fn client(&self, object: Box<dyn ClientHook>) -> C::Client {
         C::Client::new(Gated::wrap(&self.instance, object))
+    }
+}
+
+impl Context {
+    /// The objects of class `C`, which were bound under `binding` when the server was put together.
+    ///
+    /// # Errors
+    /// When nothing, or another class, is bound under that name. Nothing is created then.
+    pub fn namespace<C: Object>(&self, binding: &str) -> Result<Namespace<C>> {
+        let class = &self.0.spec.class;
+        match class.bindings.iter().find(|bound| bound.name == binding) {
+            Some(bound) if bound.class == C::CLASS => Namespace::new(self.0.clone()),
+            Some(bound) => Err(Reason::Unbound.error(format_args!(
+                "{binding} of class {} leads to {}, not to {}",
+                class.name,
+                bound.class,
+                C::CLASS
+            ))),
+            None => Err(Reason::Unbound.error(format_args!(
+                "class {} has no binding {binding}; add .bind::<{}, {}>({binding:?}) where \
+                 the server is put together",
+                class.name,
+                class.name,
+                C::CLASS
+            ))),
+        }
+    }
+
+    /// A new anonymous object of class `C`, through the only binding to it.
+    ///
+    /// # Errors
+    /// When `C` is not bound, or bound more than once. Nothing is created then.
+    pub fn create<C: Object>(&self) -> Result<C::Client> {
+        let class = &self.0.spec.class;
+        let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
+        match (bound.next(), bound.next()) {
+            (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
+            (None, _) => Err(Reason::Unbound.error(format_args!(
+                "class {} can't reach {}",
+                class.name,
+                C::CLASS
+            ))),
+            _ => Err(failed(format!("class {} has several bindings to {}", class.name, C::CLASS))),
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use capstead_client::Interface;
 use super::context::Context;
 use crate::error::Result;
 use crate::host::authority::calls;
-use crate::host::engine::class::{Class, Waking};
-use crate::host::engine::instance::Instance;
+use crate::host::state::class::{Class, Waking};
+use crate::host::state::instance::Instance;
 use crate::membrane::dispatch;
 
 /// A class of durable objects: Rust code behind a Cap'n Proto interface.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::list::{Entries, List};
 use super::stored::{Storable, Struct};
 use crate::error::{Reason, Result};
-use crate::host::engine::instance::{Confirmation, Instance, Write};
+use crate::host::state::instance::{Confirmation, Instance, Write};
 use crate::storage::Space;
 
 /// An ordered map from byte strings to byte strings that survives everything but its deletion.

@@ -7,8 +7,8 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::error::{Reason, Result};
-use crate::host::engine::instance::{Confirmation, Instance, Write};
-use crate::host::engine::mirror::{Mirror, PutBack};
+use crate::host::base::mirror::{Mirror, PutBack};
+use crate::host::state::instance::{Confirmation, Instance, Write};
 use crate::storage::{Before, Space};
 
 pub(in crate::host) use self::structs::Parts;

@@ -8,8 +8,8 @@ use capstead_client::sturdyref::{Caveats, Method};
 use capstead_client::{Interface, find, list, with_every_objects};
 
 use crate::error::{Result, failed};
-use crate::host::engine::class::Class;
-use crate::host::engine::vat::Vat;
+use crate::host::state::class::Class;
+use crate::host::state::vat::Vat;
 use crate::id::{ObjectId, Pool};
 use crate::schema::restorer_capnp::namespace;
 

@@ -11,8 +11,8 @@ use capstead_client::sturdyref::GrantId;
 
 use super::records::{self, SWEPT_AT_ONCE, depends};
 use crate::error::Result;
-use crate::host::engine::right::GrantRef;
-use crate::host::engine::vat::Vat;
+use crate::host::base::right::GrantRef;
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::limits::{GRANT_DEPTH_MAX, OVER_GRANTS_KEPT_MS};
 use crate::sturdyref::Grant;

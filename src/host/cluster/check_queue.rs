@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
-use crate::host::engine::fault::Fault;
+use crate::host::base::fault::Fault;
 
 /// The checks from each queue in one pass. Each takes a tenth of a millisecond or less, unless its
 /// reference has many links or holders.

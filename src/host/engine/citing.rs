@@ -2,9 +2,9 @@
 
 use capnp::any_pointer;
 
-use super::facet::Facet;
-use super::slot::ObjectSpec;
 use crate::error::{Reason, Result, failed};
+use crate::host::state::facet::Facet;
+use crate::host::state::slot::ObjectSpec;
 use crate::membrane::Body;
 use crate::schema::facet_capnp::facet as facet_schema;
 use crate::sturdyref::{Authority, Citation, Nonce, OwnerToken};

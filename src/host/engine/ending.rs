@@ -10,11 +10,12 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::instance::{Instance, end_error};
-use super::slot::{QueuedCall, Slot};
-use super::vat::Vat;
-use super::{exclusive, sockets, waking};
+use super::sockets;
 use crate::error::not_begun;
+use crate::host::state::instance::{Instance, end_error};
+use crate::host::state::queued_call::QueuedCall;
+use crate::host::state::slot::Slot;
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 
 /// Ends an instance that panicked or aborts, in its turn or outside.
@@ -58,7 +59,7 @@ pub(in crate::host) fn shut_down(slot: &Slot) {
     sockets::shut_down(slot);
     if let Some(instance) = slot.take_instance() {
         refuse(instance.end("was shut down"), &instance);
-        drop(waking::vacate(slot, &instance));
+        drop(take_waiting(slot, &instance));
         slot.break_facets(instance.why_ended());
     }
 }
@@ -68,7 +69,7 @@ fn vacate(slot: &Rc<Slot>, instance: &Instance) {
     if slot.awake().is_some() {
         instance.vat.metrics.objects_awake.subtract(1);
     }
-    let waiting = waking::vacate(slot, instance);
+    let waiting = take_waiting(slot, instance);
     // Also those that were made while it slept, or wakes.
     slot.break_facets(instance.why_ended());
     refuse(waiting, instance);
@@ -77,6 +78,21 @@ fn vacate(slot: &Rc<Slot>, instance: &Instance) {
 /// Tells the callers that their calls didn't happen.
 fn refuse(calls: VecDeque<QueuedCall>, instance: &Instance) {
     for queued in calls {
-        exclusive::refuse(queued, not_begun(instance.why_ended()));
+        queued.refuse(not_begun(instance.why_ended()));
+    }
+}
+
+/// The instance ended, or could not wake: gives back the calls that waited for it.
+pub(super) fn take_waiting(slot: &Slot, instance: &Instance) -> VecDeque<QueuedCall> {
+    let waiting = slot.vacate();
+    end_waits(&waiting, instance);
+    waiting
+}
+
+/// These calls don't wait for `wake` any more.
+pub(super) fn end_waits(waiting: &VecDeque<QueuedCall>, instance: &Instance) {
+    instance.waking.set(None);
+    for queued in waiting {
+        instance.vat.objects.waits().remove(instance, queued);
     }
 }

@@ -5,17 +5,19 @@
 //!
 //! Invariant: no byte of a body leaves after the end of the right by which it was asked for.
 
+mod chained_call;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 use capnp::traits::HasTypeId;
 
-use super::chained_call::{self, CallRoute};
-use super::facet::{Facet, Maker};
-use super::instance::Instance;
-use super::right::Right;
+use self::chained_call::CallRoute;
 use crate::error::Result;
+use crate::host::base::right::Right;
+use crate::host::state::facet::{Facet, Maker};
+use crate::host::state::instance::Instance;
 use crate::membrane::{self, Call, CallTarget, Params};
 use crate::schema::http_capnp::byte_stream;
 
@@ -23,7 +25,7 @@ pub(in crate::host) struct Gated {
     pub(super) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
     /// The route of calls on it, once calls of chains were made.
-    pub(super) route: RefCell<CallRoute>,
+    route: RefCell<CallRoute>,
     /// The right by which the call came that brought it, or that brought the capability of which it
     /// is a result.
     pub(super) came_by: Right,

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::ending;
-use super::vat::Vat;
+use crate::host::state::vat::Vat;
 use crate::storage::{Account, StorageError, Store};
 
 /// Ends the instance of an object, if it is awake or waking, and makes the writes of `work` one

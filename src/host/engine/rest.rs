@@ -8,18 +8,18 @@
 //!
 //! Invariant: an instance goes only if no call runs or waits in it, nothing waits in its gate,
 //! nobody holds a capability that it made, and the vat alone holds its value. A reply that has left
-//! keeps nothing awake. [`keeping`](super::keeping) bounds what those who call keep.
+//! keeps nothing awake. [`keeping`](crate::host::state::keeping) bounds what those who call keep.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::awake::TICKS;
-use super::instance::Instance;
-use super::slot::Slot;
-use super::vat::Vat;
 use crate::error::Result;
+use crate::host::state::awake::TICKS;
+use crate::host::state::instance::Instance;
+use crate::host::state::slot::Slot;
+use crate::host::state::vat::Vat;
 use crate::membrane::Dispatch;
 
 /// Objects that are looked at before other tasks of the thread get their turn again, and in search

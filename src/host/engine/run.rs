@@ -18,33 +18,22 @@ use std::task::{Context, Poll, Waker};
 use capnp::capability::{self, Params, Promise};
 use capstead_client::sturdyref::Method;
 
+use super::answer::answer;
 use super::cut;
 use super::ending;
-use super::exclusive::Permit;
 use super::expiry;
-use super::facet::{Behind, Facet};
 use super::gated;
-use super::instance::Instance;
-use super::keeping::{KeptAwake, on_behalf_of};
 use super::once;
-use super::right::{is_granting, revoked_under_way};
-use super::scheduler::UnderWay;
-use super::slot::{ObjectSpec, QueuedCall};
 use super::sockets;
 use crate::error::{Result, failed, name_method, of_class};
-use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Keeper, Reply, Results};
-
-/// The reply owed to the caller of a call that is starting or runs.
-pub(in crate::host) struct PendingReply {
-    pub(in crate::host) reply: Reply,
-    /// The facet on which the call was made.
-    pub(in crate::host) facet: Rc<Facet>,
-    pub(in crate::host) under_way: UnderWay,
-    /// The next call of an exclusive object starts when this is dropped.
-    pub(in crate::host) permit: Option<Permit>,
-    /// Keeps the instance awake once the call has to wait.
-    pub(in crate::host) kept: Option<KeptAwake>,
-}
+use crate::host::base::fault::catch_panic;
+use crate::host::base::right::is_granting;
+use crate::host::state::facet::{Behind, Facet};
+use crate::host::state::instance::Instance;
+use crate::host::state::keeping::{KeptAwake, on_behalf_of};
+use crate::host::state::queued_call::{PendingReply, QueuedCall};
+use crate::host::state::slot::ObjectSpec;
+use crate::membrane::{BodySlot, Call, Chain, Dispatch, Keeper, Results};
 
 /// The instance ended in its turn, or before: nothing of the turn has an effect.
 pub(in crate::host) struct InstanceEnded;
@@ -91,7 +80,7 @@ pub(in crate::host) fn first_poll(
             }
             Behind::Object => server.dispatch(method, params, results),
             Behind::Made(made) => made.call(method, params, results),
-            Behind::Socket(way) => way.call(instance, server.object(), method, &params),
+            Behind::Socket(way) => sockets::call(way, instance, server.object(), method, &params),
         };
         let mut handler = match claim {
             None => start(),
@@ -222,13 +211,16 @@ pub(in crate::host) fn turn<T>(
     match polled {
         Ok(output) if instance.broken().is_none() => {
             vat.turns.end(&instance.gate);
+            cut::after_turn(vat);
             Ok(output)
         }
         Ok(aborted) => {
+            vat.live_grants.take_revoked();
             catch_panic("dropping an aborted turn", || drop(aborted));
             Err(InstanceEnded)
         }
         Err(_) => {
+            vat.live_grants.take_revoked();
             tracing::error!(class = instance.spec.class.name, "an object panicked and was ended");
             ending::abort(instance, "panicked");
             Err(InstanceEnded)
@@ -251,31 +243,4 @@ fn finish(
         Ok(body)
     });
     answer(instance, pending, outcome);
-}
-
-pub(in crate::host) fn answer(
-    instance: &Rc<Instance>,
-    pending: PendingReply,
-    outcome: Result<Body>,
-) {
-    instance.was_used();
-    let PendingReply { reply, under_way, permit, facet, kept } = pending;
-    let (grant, vat) = (facet.right.grant.clone(), instance.vat.clone());
-    drop((permit, facet, kept));
-    let held = reply.hold(&outcome);
-    instance.gate.reply(move |on_its_way| {
-        reply.keep((under_way, on_its_way));
-        if grant.is_some_and(|grant| grant.is_cut()) {
-            return cut::tell(&vat, reply, revoked_under_way());
-        }
-        reply.send(outcome);
-        drop(held);
-    });
-}
-
-/// Runs code whose panic must end nothing else.
-pub(in crate::host) fn catch_panic(what: &str, work: impl FnOnce()) {
-    if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
-        tracing::error!("{what} panicked");
-    }
 }

@@ -12,14 +12,16 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::exclusive::refuse;
-use super::instance::Instance;
-use super::keeping::KeptAwake;
+use super::ending::{end_waits, take_waiting};
 use super::rest;
-use super::run::{InTurns, InstanceEnded, TurnCause, catch_panic};
-use super::slot::{Passage, QueuedCall, Slot};
-use super::vat::Vat;
+use super::run::{InTurns, InstanceEnded, TurnCause};
 use crate::error::{Reason, Result, of_class, overloaded};
+use crate::host::base::fault::catch_panic;
+use crate::host::state::instance::Instance;
+use crate::host::state::keeping::KeptAwake;
+use crate::host::state::queued_call::{Passage, QueuedCall};
+use crate::host::state::slot::Slot;
+use crate::host::state::vat::Vat;
 use crate::membrane::{Chain, Dispatch};
 
 /// The number of the task that wakes an instance; calls count from 0 on.
@@ -102,26 +104,11 @@ pub(in crate::host) fn wait(vat: &Vat, slot: &Slot, mut queued: QueuedCall) {
                 "this call waits until the {class} is awake, and its wake waits for the call"
             ));
             vat.metrics.deadlocks_refused_total.add(1);
-            return refuse(queued, error);
+            return queued.refuse(error);
         }
         waits.add(instance, &queued);
     }
     slot.wait(queued);
-}
-
-/// The instance ended, or could not wake: gives back the calls that waited for it.
-pub(in crate::host) fn vacate(slot: &Slot, instance: &Instance) -> VecDeque<QueuedCall> {
-    let waiting = slot.vacate();
-    end_waits(&waiting, instance);
-    waiting
-}
-
-/// These calls don't wait for `wake` any more.
-fn end_waits(waiting: &VecDeque<QueuedCall>, instance: &Instance) {
-    instance.waking.set(None);
-    for queued in waiting {
-        instance.vat.objects.waits().remove(instance, queued);
-    }
 }
 
 fn give_up(vat: &Vat, slot: &Slot, instance: &Rc<Instance>, patience: Duration) {
@@ -156,7 +143,7 @@ fn woke(vat: &Rc<Vat>, slot: &Rc<Slot>, instance: Rc<Instance>, result: WakeResu
 
 /// The object could not wake: those who wait are told, after what `wake` wrote is durable.
 fn sleep_again(slot: &Slot, instance: &Instance, error: &capnp::Error) {
-    for QueuedCall { call, under_way, .. } in vacate(slot, instance) {
+    for QueuedCall { call, under_way, .. } in take_waiting(slot, instance) {
         let error = error.clone();
         instance.gate.reply(move |on_its_way| {
             call.reply.keep((under_way, on_its_way));

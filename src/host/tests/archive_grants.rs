@@ -15,7 +15,7 @@ use super::trial::{World, call_write, read, run_within, settle};
 use crate::host::Agent;
 use crate::host::authority::records::{self, Standing};
 use crate::host::authority::sweep;
-use crate::host::engine::right::GrantRef;
+use crate::host::base::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, ImportedGrants, host_admin, import};
 use crate::storage::Space;

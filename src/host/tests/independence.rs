@@ -11,7 +11,7 @@ use super::grants::{
 use super::references::{host, join};
 use super::trial::{World, read, run};
 use crate::host::authority::records::{self, object_id};
-use crate::host::engine::right::GrantRef;
+use crate::host::base::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::sturdyref::{Grant, Parent, root_grant};
 

@@ -11,8 +11,8 @@ use super::trial::{
     Wake, World, call_note, call_pass, from_now_on_wake, run, run_within, settle, trial,
 };
 use crate::host::AwakeLimits;
-use crate::host::engine::right::{GrantRef, MayGive, Right};
-use crate::host::engine::slot::ObjectSpec;
+use crate::host::base::right::{GrantRef, MayGive, Right};
+use crate::host::state::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::sturdyref::root_grant;
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::storage::turn;
 use super::trial::{World, run};
-use crate::host::engine::instance::Instance;
+use crate::host::state::instance::Instance;
 use crate::host::{List, Storage};
 use crate::storage::store::page::VISITED;
 

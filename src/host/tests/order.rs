@@ -132,7 +132,7 @@ fn a_facet_that_comes_back_is_recognised() {
         let reply = call_later(&far, 0, Some(facet.clone())).promise.await.unwrap();
         let back = reply.get().unwrap().get_cap().unwrap();
         let found = |client: &super::trial::trial::Client| {
-            membrane::find::<crate::host::engine::facet::Facet>(client.as_client_hook()).unwrap()
+            membrane::find::<crate::host::state::facet::Facet>(client.as_client_hook()).unwrap()
         };
         assert!(std::rc::Rc::ptr_eq(&found(&facet), &found(&back)));
     });

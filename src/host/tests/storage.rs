@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::trial::{World, run};
 use crate::error::{Result, failed};
-use crate::host::engine::instance::Instance;
 use crate::host::engine::run as turns;
+use crate::host::state::instance::Instance;
 use crate::host::{Context, List, Storage, Stored, Struct};
 use crate::schema::trial_capnp::trial::note_params;
 use crate::storage::Space;

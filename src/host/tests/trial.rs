@@ -16,13 +16,13 @@ use super::programs::Actor;
 
 use crate::clock::Clock;
 use crate::error::{Result, failed};
+use crate::host::base::retention::Retention;
+use crate::host::base::right::Right;
 use crate::host::class_of;
-use crate::host::engine::class::Binding;
 use crate::host::engine::gated;
-use crate::host::engine::instance::Instance;
-use crate::host::engine::once::Retention;
-use crate::host::engine::right::Right;
-use crate::host::engine::slot::ObjectSpec;
+use crate::host::state::class::Binding;
+use crate::host::state::instance::Instance;
+use crate::host::state::slot::ObjectSpec;
 use crate::host::{AwakeLimits, Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;

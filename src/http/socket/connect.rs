@@ -14,9 +14,7 @@ use http::header::UPGRADE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::sync::oneshot;
 
-use super::incoming::Handles;
-use super::open::is_object;
-use super::table::{NewSocket, View};
+use super::table::{Handles, NewSocket, View};
 use super::{Socket, check_attachment, check_tags};
 use crate::error::{Result, failed};
 use crate::http::head::{read_headers, read_response, write_request};
@@ -66,7 +64,7 @@ impl Connect {
         let Self { opening, to, request } = self;
         check_attachment(&opening.attachment)?;
         check_tags(&opening.tags)?;
-        if !opening.object.upgrade().is_some_and(|object| is_object(&opening.view, &object)) {
+        if !opening.object.upgrade().is_some_and(|object| opening.view.is_of(&object)) {
             return Err(failed("the handler of a socket is the object that opens it"));
         }
         opening.view.holder.check_room()?;

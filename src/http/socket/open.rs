@@ -1,23 +1,26 @@
 //! The open WebSockets of an object, and how it accepts one more.
 
 use std::any::Any;
+use std::cell::OnceCell;
 use std::fmt;
 use std::rc::{Rc, Weak};
 
 use capnp::capability::{FromClientHook, Promise};
 use capnp::private::capability::ClientHook;
-use futures::future::FutureExt;
+use futures::future::{FutureExt, LocalBoxFuture};
 use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::connect::{Connect, Opening};
-use super::incoming::{Handles, handler_of};
+use super::dispatch::handler_of;
 use super::surviving::Surviving;
-use super::table::{Entry, NewSocket, View};
+use super::table::{Entry, Handles, HasSockets, NewSocket, View};
 use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
 use crate::error::{Result, failed, revoked};
+use crate::http::Answer;
+use crate::http::body::{Body, Upgrade};
+use crate::http::head::write_headers;
 use crate::http::refusal::{Refusal, refuse};
-use crate::http::{Answer, Body, write_headers};
 use crate::limits::SOCKET_AUTO_REPLY_BYTES_MAX;
 use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::http_service::client_request_context;
@@ -55,11 +58,20 @@ use crate::schema::surviving_capnp::surviving_context;
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Sockets(Rc<View>);
+pub struct Sockets {
+    of: Rc<dyn HasSockets>,
+    /// None before it is needed: most objects never have a socket.
+    view: OnceCell<Rc<View>>,
+}
 
 impl Sockets {
-    pub(crate) fn new(view: Rc<View>) -> Self {
-        Self(view)
+    /// The sockets of the object of this instance.
+    pub(crate) fn new(of: Rc<dyn HasSockets>) -> Self {
+        Self { of, view: OnceCell::new() }
+    }
+
+    fn view(&self) -> &Rc<View> {
+        self.view.get_or_init(|| self.of.clone().view())
     }
 
     /// Accepts the socket that a request asks for; `handler` is the object itself, and the object
@@ -78,7 +90,7 @@ impl Sockets {
             return Err(refuse(StatusCode::UPGRADE_REQUIRED, reason));
         }
         let object = Rc::downgrade(handler);
-        let (view, handler) = (self.0.clone(), handler_of::<C>());
+        let (view, handler) = (self.view().clone(), handler_of::<C>());
         let (tags, attachment, protocol) = Default::default();
         Ok(Accept { view, object, handler, tags, attachment, protocol })
     }
@@ -98,8 +110,9 @@ impl Sockets {
     /// # Errors
     /// When the storage can't be read, or the instance ended.
     pub fn surviving<C: SocketHandler>(self) -> Result<Self> {
-        self.0.holder.check_alive()?;
-        self.0.table.survive(&*self.0.holder, handler_of::<C>())?;
+        let view = self.view();
+        view.holder.check_alive()?;
+        view.table.survive(&*view.holder, handler_of::<C>())?;
         Ok(self)
     }
 
@@ -131,7 +144,7 @@ impl Sockets {
         request: Request<()>,
     ) -> Connect {
         let object = Rc::downgrade(handler);
-        let (view, handler) = (self.0.clone(), handler_of::<C>());
+        let (view, handler) = (self.view().clone(), handler_of::<C>());
         let (tags, attachment) = Default::default();
         let opening = Opening { view, object, handler, tags, attachment };
         Connect { opening, to: to.clone(), request }
@@ -139,7 +152,11 @@ impl Sockets {
 
     /// All that are open, in the order in which they were accepted.
     pub fn all(&self) -> Vec<Socket> {
-        self.0.table.all().into_iter().map(|entry| self.0.socket(entry)).collect()
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let view = self.view();
+        view.table.all().into_iter().map(|entry| view.socket(entry)).collect()
     }
 
     /// Those that are open and have this tag.
@@ -151,7 +168,7 @@ impl Sockets {
 
     /// The number of those that are open.
     pub fn len(&self) -> usize {
-        self.0.table.len()
+        self.view.get().map_or_else(|| self.of.open(), |view| view.table.len())
     }
 
     /// Tells whether none is open.
@@ -180,8 +197,8 @@ impl Sockets {
                 "each text of an automatic reply has at most {most} bytes"
             )));
         }
-        self.0.holder.check_alive()?;
-        self.0.table.reply_by_itself(Some((request, reply)));
+        self.view().holder.check_alive()?;
+        self.view().table.reply_by_itself(Some((request, reply)));
         Ok(())
     }
 
@@ -190,8 +207,8 @@ impl Sockets {
     /// # Errors
     /// When the instance ended.
     pub fn no_auto_reply(&self) -> Result<()> {
-        self.0.holder.check_alive()?;
-        self.0.table.reply_by_itself(None);
+        self.view().holder.check_alive()?;
+        self.view().table.reply_by_itself(None);
         Ok(())
     }
 }
@@ -257,18 +274,15 @@ impl Accept {
         Ok(response)
     }
 
-    /// Opens the socket, and returns when the client's side has it.
-    ///
-    /// # Errors
-    /// When that refused it, or has gone; when there is no room for it, or the handler isn't the
-    /// object.
-    pub(in crate::http) async fn start(
+    /// As for [`Upgrade::start`]; it also fails when there is no room for the socket, or the
+    /// handler isn't the object.
+    async fn open(
         &self,
         context: &client_request_context::Client,
         headers: &HeaderMap,
     ) -> Result<()> {
         let Self { view, object, handler, tags, attachment, .. } = self;
-        let object = object.upgrade().filter(|object| is_object(view, object));
+        let object = object.upgrade().filter(|object| view.is_of(object));
         let object = object
             .ok_or_else(|| failed("the handler of a socket is the object that accepts it"))?;
         // Asked before anything else, as others run while the answer is awaited.
@@ -289,7 +303,7 @@ impl Accept {
         let (tags, attachment, handler) = (tags.clone(), attachment.clone(), *handler);
         let new = NewSocket { tags, attachment, handler, surviving };
         let entry = view.table.accept(new, lease);
-        let opened = open(view, &entry, context, headers);
+        let opened = begin(view, &entry, context, headers);
         let (down, started) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -316,10 +330,14 @@ impl Accept {
     }
 }
 
-/// Tells whether this is the object whose sockets these are.
-pub(super) fn is_object(view: &View, handler: &Rc<dyn Any>) -> bool {
-    let object = view.holder.object();
-    object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
+impl Upgrade for Accept {
+    fn start<'a>(
+        &'a self,
+        context: &'a client_request_context::Client,
+        headers: &'a HeaderMap,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        self.open(context, headers).boxed_local()
+    }
 }
 
 /// Asks whether the other side can keep a socket that survives.
@@ -337,7 +355,7 @@ async fn can_survive(context: &client_request_context::Client) -> Result<bool> {
 type Opened = (Box<dyn ClientHook>, Promise<Box<dyn ClientHook>, capnp::Error>);
 
 /// Makes the call that opens a socket; one that survives is stored in this turn.
-fn open(
+fn begin(
     view: &View,
     entry: &Rc<Entry>,
     context: &client_request_context::Client,
@@ -356,7 +374,7 @@ fn open(
             .map(|started| Ok(started?.get()?.get_down_socket()?.into_client_hook()));
         return Ok((down, Promise::from_future(settled)));
     };
-    surviving.store(&*view.holder, entry)?;
+    surviving.store(&*view.holder, entry.number, &entry.tags, &entry.attachment.borrow())?;
     let context: surviving_context::Client =
         FromClientHook::new(context.as_client_hook().add_ref());
     let mut start = context.start_surviving_request();

@@ -17,16 +17,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use capnp::capability::{FromClientHook, Promise};
-use futures::future::{FutureExt, TryFutureExt};
+use futures::future::TryFutureExt;
 
-use super::table::{Entry, Holder, Lease, View};
-use super::{Sending, Socket, over};
+use super::over;
 use crate::cursor::Cursor;
 use crate::error::{Result, disconnected, failed, overloaded};
-use crate::http::stream::keep;
 use crate::limits::{SURVIVING_UNSENT_BYTES_MAX, SURVIVING_UNSENT_MAX};
 use crate::schema::http_capnp::web_socket;
 use crate::schema::surviving_capnp::numbered_socket;
@@ -45,6 +44,26 @@ const FRAME: u8 = 3;
 
 /// Counted for each frame beside its bytes.
 const FRAME_BYTES: usize = 64;
+
+/// The records of an object's surviving sockets.
+pub(crate) trait Records {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// Sets or deletes one, in the present turn.
+    ///
+    /// # Errors
+    /// Outside a turn, and in a transaction, which could be undone.
+    fn set(&self, key: &[u8], value: Option<&[u8]>) -> Result<()>;
+
+    /// Visits those whose keys begin so, in the order of their keys.
+    fn each(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()>;
+}
+
+/// The right by which a socket was opened, if it was opened by one.
+pub(crate) trait Lease {
+    /// Tells whether its grant was taken back.
+    fn is_cut(&self) -> bool;
+}
 
 /// The part of one socket that survives.
 pub(crate) struct Surviving {
@@ -122,40 +141,46 @@ impl Surviving {
         [&self.id[..], &[FRAME], &number.to_be_bytes()].concat()
     }
 
-    fn state(&self, holder: &dyn Holder) -> Result<State> {
-        let record = holder.record(&self.key(STATE))?.ok_or_else(over)?;
+    fn state(&self, records: &dyn Records) -> Result<State> {
+        let record = records.get(&self.key(STATE))?.ok_or_else(over)?;
         State::decode(&record).ok_or_else(corrupt)
     }
 
-    fn set_state(&self, holder: &dyn Holder, state: &State) -> Result<()> {
-        holder.set_record(&self.key(STATE), Some(&state.encode()))
+    fn set_state(&self, records: &dyn Records, state: &State) -> Result<()> {
+        records.set(&self.key(STATE), Some(&state.encode()))
     }
 
     /// Writes all of a new socket down, in the present turn.
-    pub(super) fn store(&self, holder: &dyn Holder, entry: &Entry) -> Result<()> {
-        let head = encode_head(entry.number, &entry.tags);
-        holder.set_record(&self.key(HEAD), Some(&head))?;
-        self.store_attachment(holder, &entry.attachment.borrow())?;
-        self.set_state(holder, &State::default())
+    pub(super) fn store(
+        &self,
+        records: &dyn Records,
+        number: u64,
+        tags: &[String],
+        attachment: &[u8],
+    ) -> Result<()> {
+        let head = encode_head(number, tags);
+        records.set(&self.key(HEAD), Some(&head))?;
+        self.store_attachment(records, attachment)?;
+        self.set_state(records, &State::default())
     }
 
-    pub(super) fn store_attachment(&self, holder: &dyn Holder, bytes: &[u8]) -> Result<()> {
-        holder.set_record(&self.key(ATTACHMENT), Some(bytes))
+    pub(super) fn store_attachment(&self, records: &dyn Records, bytes: &[u8]) -> Result<()> {
+        records.set(&self.key(ATTACHMENT), Some(bytes))
     }
 
     /// Nothing of the socket is left when the present turn is durable.
-    pub(super) fn delete(&self, holder: &dyn Holder) -> Result<()> {
+    pub(super) fn delete(&self, records: &dyn Records) -> Result<()> {
         let mut keys = Vec::new();
-        holder.records(&self.id, &mut |key, _| keys.push(key.to_vec()))?;
-        keys.iter().try_for_each(|key| holder.set_record(key, None))
+        records.each(&self.id, &mut |key, _| keys.push(key.to_vec()))?;
+        keys.iter().try_for_each(|key| records.set(key, None))
     }
 
     /// A message came. False if it came before; else it begins in the present turn.
     ///
     /// # Errors
     /// When messages before it didn't come.
-    pub(super) fn begin(&self, holder: &dyn Holder, number: u64) -> Result<bool> {
-        let mut state = self.state(holder)?;
+    pub(super) fn begin(&self, records: &dyn Records, number: u64) -> Result<bool> {
+        let mut state = self.state(records)?;
         if number <= state.begun {
             return Ok(false);
         }
@@ -164,19 +189,19 @@ impl Surviving {
         }
         state.begun = number;
         state.unfinished.push(number);
-        self.set_state(holder, &state)?;
+        self.set_state(records, &state)?;
         Ok(true)
     }
 
     /// A message was handled to its end, in the present turn.
-    pub(super) fn finish(&self, holder: &dyn Holder, number: u64) -> Result<()> {
-        let mut state = self.state(holder)?;
+    pub(super) fn finish(&self, records: &dyn Records, number: u64) -> Result<()> {
+        let mut state = self.state(records)?;
         state.unfinished.retain(|unfinished| *unfinished != number);
-        self.set_state(holder, &state)
+        self.set_state(records, &state)
     }
 
     /// Stores a frame in the present turn, and returns its number.
-    fn keep(&self, holder: &dyn Holder, frame: &Frame<'_>) -> Result<u64> {
+    pub(super) fn keep(&self, records: &dyn Records, frame: &Frame<'_>) -> Result<u64> {
         let record = frame.encode();
         let bytes = record.len() + FRAME_BYTES;
         let (waiting, waiting_bytes) = (self.waiting.borrow().len(), self.waiting_bytes.get());
@@ -184,12 +209,12 @@ impl Surviving {
         if waiting >= SURVIVING_UNSENT_MAX || waiting > 0 && is_full {
             return Err(overloaded("too much waits for the socket's client: it was cut"));
         }
-        let mut state = self.state(holder)?;
+        let mut state = self.state(records)?;
         state.sent += 1;
-        holder.set_record(&self.frame_key(state.sent), Some(&record))?;
-        self.set_state(holder, &state)?;
+        records.set(&self.frame_key(state.sent), Some(&record))?;
+        self.set_state(records, &state)?;
         self.waits(state.sent, bytes);
-        self.forget(holder)?;
+        self.forget(records)?;
         Ok(state.sent)
     }
 
@@ -199,7 +224,7 @@ impl Surviving {
     }
 
     /// The gateway has all frames up to this one.
-    fn acknowledge(&self, number: u64) {
+    pub(super) fn acknowledge(&self, number: u64) {
         self.acknowledged.set(self.acknowledged.get().max(number));
         let mut waiting = self.waiting.borrow_mut();
         while let Some((_, bytes)) = waiting.pop_front_if(|(waits, _)| *waits <= number) {
@@ -208,12 +233,34 @@ impl Surviving {
     }
 
     /// Frames that the gateway has are removed in a turn that writes anyway.
-    fn forget(&self, holder: &dyn Holder) -> Result<()> {
+    fn forget(&self, records: &dyn Records) -> Result<()> {
         for number in self.forgotten.get() + 1..=self.acknowledged.get() {
-            holder.set_record(&self.frame_key(number), None)?;
+            records.set(&self.frame_key(number), None)?;
         }
         self.forgotten.set(self.forgotten.get().max(self.acknowledged.get()));
         Ok(())
+    }
+
+    /// It goes on by another way, whose gateway has all frames up to `received`. Gives the number
+    /// of the last message that has begun, and those of the frames that the gateway hasn't got.
+    pub(super) fn go_on(
+        &self,
+        records: &dyn Records,
+        received: u64,
+        lease: Option<Rc<dyn Lease>>,
+    ) -> Result<(u64, RangeInclusive<u64>)> {
+        let state = self.state(records)?;
+        self.acknowledge(received.min(state.sent));
+        self.forget(records)?;
+        self.way.set(self.way.get() + 1);
+        self.is_away.set(false);
+        self.lease.replace(lease);
+        Ok((state.begun, self.forgotten.get() + 1..=state.sent))
+    }
+
+    /// The record of a frame that the gateway hasn't got.
+    pub(super) fn frame(&self, records: &dyn Records, number: u64) -> Result<Vec<u8>> {
+        records.get(&self.frame_key(number))?.ok_or_else(corrupt)
     }
 
     /// The number of the way that is good now.
@@ -235,7 +282,7 @@ impl Surviving {
     }
 }
 
-fn corrupt() -> capnp::Error {
+pub(super) fn corrupt() -> capnp::Error {
     failed("the records of a socket are corrupt")
 }
 
@@ -268,7 +315,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    fn decode(record: &'a [u8]) -> Option<Self> {
+    pub(super) fn decode(record: &'a [u8]) -> Option<Self> {
         let text = |bytes| std::str::from_utf8(bytes).ok();
         match record.split_first()? {
             (0, bytes) => Some(Self::Text(text(bytes)?)),
@@ -282,7 +329,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Makes the call.
-    fn send(&self, down: &web_socket::Client, number: u64) -> Promise<(), capnp::Error> {
+    pub(super) fn send(&self, down: &web_socket::Client, number: u64) -> Promise<(), capnp::Error> {
         let down: numbered_socket::Client = FromClientHook::new(down.as_client_hook().add_ref());
         match self {
             Self::Text(text) => {
@@ -308,85 +355,13 @@ impl<'a> Frame<'a> {
     }
 }
 
-impl Socket {
-    /// Sends a frame that survives: it is stored in this turn, and leaves when there is a way.
-    pub(super) fn send_surviving(&self, surviving: &Surviving, frame: &Frame<'_>) -> Sending {
-        if !self.view.table.is_open(&self.entry) {
-            return Sending(Promise::err(over()));
-        }
-        match surviving.keep(&*self.view.holder, frame) {
-            Ok(number) => Sending(send_kept(&self.view, &self.entry, frame, number)),
-            Err(error) => {
-                if error.kind == capnp::ErrorKind::Overloaded {
-                    self.view.holder.lose(&self.view.table, &self.entry);
-                }
-                Sending(Promise::err(error))
-            }
-        }
-    }
-}
-
-/// Sends a frame that is stored, if there is a way; else it leaves when there is one.
-fn send_kept(
-    view: &View,
-    entry: &Rc<Entry>,
-    frame: &Frame<'_>,
-    number: u64,
-) -> Promise<(), capnp::Error> {
-    let sent = view.with_down(entry, |down| frame.send(down, number));
-    let Some(sent) = sent else { return Promise::ok(()) };
-    let entry = entry.clone();
-    let acknowledged = sent.map_ok(move |()| {
-        entry.surviving.iter().for_each(|surviving| surviving.acknowledge(number));
-    });
-    let acknowledged = acknowledged.shared();
-    keep(acknowledged.clone());
-    Promise::from_future(acknowledged)
-}
-
-/// Takes a socket up again by a new way, and sends what the gateway hasn't got. Gives the number of
-/// the last message that the object has.
-///
-/// # Errors
-/// When the socket isn't there any more, or ends by this.
-pub(crate) fn resume(
-    view: &Rc<View>,
-    id: &[u8],
-    received: u64,
-    down: &web_socket::Client,
-    lease: Option<Rc<dyn Lease>>,
-) -> Result<(Rc<Entry>, u64)> {
-    let gone = || failed("the socket has ended");
-    let entry = view.table.surviving(id).ok_or_else(gone)?;
-    let surviving = entry.surviving.as_deref().ok_or_else(gone)?;
-    if entry.has_lost() {
-        view.holder.lose(&view.table, &entry);
-        return Err(failed("a message of the socket was cut short"));
-    }
-    let holder = &*view.holder;
-    let state = surviving.state(holder)?;
-    surviving.acknowledge(received.min(state.sent));
-    surviving.forget(holder)?;
-    surviving.way.set(surviving.way.get() + 1);
-    surviving.is_away.set(false);
-    surviving.lease.replace(lease);
-    entry.set_down(holder.ungated(down.as_client_hook()));
-    view.forget_down(&entry);
-    for number in surviving.forgotten.get() + 1..=state.sent {
-        let record = holder.record(&surviving.frame_key(number))?.ok_or_else(corrupt)?;
-        let frame = Frame::decode(&record).ok_or_else(corrupt)?;
-        drop(send_kept(view, &entry, &frame, number));
-    }
-    Ok((entry.clone(), state.begun))
-}
-
 /// The sockets that are stored: each with its number, tags and attachment, and whether a message of
 /// it was cut short.
-pub(super) fn stored(holder: &dyn Holder) -> Result<Vec<Stored>> {
+pub(super) fn stored(records: &dyn Records) -> Result<Vec<Stored>> {
     let mut found: Vec<Option<Stored>> = Vec::new();
     let mut last = None;
     // In the order of their keys: each head comes first.
-    holder.records(&[], &mut |key, record| {
+    records.each(&[], &mut |key, record| {
         let Some((id, [kind, number @ ..])) = key.split_first_chunk() else { return };
         if *kind == HEAD {
             last = Some(*id);

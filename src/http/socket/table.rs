@@ -12,15 +12,15 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 
 use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Socket;
-use super::incoming::Handles;
-use super::surviving::{Stored, Surviving, stored};
+use super::surviving::{Lease, Records, Stored, Surviving, stored};
+use super::{Closed, Message, Socket};
 use crate::error::Result;
 use crate::limits::SOCKET_BYTES;
 use crate::schema::http_capnp::http_service::client_request_context;
@@ -29,10 +29,15 @@ use crate::schema::http_capnp::web_socket;
 /// Told how many bytes a table took before, and takes now.
 type Scale = Box<dyn Fn(usize, usize)>;
 
-/// The right by which a socket was opened, if it was opened by one.
-pub(crate) trait Lease {
-    /// Tells whether its grant was taken back.
-    fn is_cut(&self) -> bool;
+/// The work of a class on one thing that came on a socket.
+pub(super) type Handling = Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// The functions of a [`SocketHandler`](super::SocketHandler). None of them runs on the value of
+/// another class.
+pub(super) trait Handles {
+    fn opened(&self, object: Rc<dyn Any>, socket: Socket) -> Option<Handling>;
+    fn message(&self, object: Rc<dyn Any>, socket: Socket, message: Message) -> Option<Handling>;
+    fn closed(&self, object: Rc<dyn Any>, socket: Socket, closed: Closed) -> Option<Handling>;
 }
 
 /// See the head of the file.
@@ -83,7 +88,7 @@ pub(crate) struct Entry {
 }
 
 /// The means of an instance to use the sockets of its object.
-pub(crate) trait Holder {
+pub(crate) trait Holder: Records {
     /// # Errors
     /// When the instance has ended.
     fn check_alive(&self) -> Result<()>;
@@ -113,18 +118,6 @@ pub(crate) trait Holder {
     /// A capability behind the gate of this instance.
     fn gated(&self, raw: &dyn ClientHook) -> Box<dyn ClientHook>;
 
-    /// A record of the object's surviving sockets.
-    fn record(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
-
-    /// Sets or deletes such a record, in the present turn.
-    ///
-    /// # Errors
-    /// Outside a turn, and in a transaction, which could be undone.
-    fn set_record(&self, key: &[u8], value: Option<&[u8]>) -> Result<()>;
-
-    /// Visits such records whose keys begin so, in the order of their keys.
-    fn records(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()>;
-
     /// A surviving socket has no way to its client: if it isn't resumed in time, it is lost.
     fn goes_away(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>);
 
@@ -132,6 +125,15 @@ pub(crate) trait Holder {
     fn lose(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>);
 
     fn now_ms(&self) -> u64;
+}
+
+/// An instance, as the way to the sockets of its object. Nothing is made for them before a view is
+/// asked for.
+pub(crate) trait HasSockets {
+    /// The number of open ones.
+    fn open(&self) -> usize;
+
+    fn view(self: Rc<Self>) -> Rc<View>;
 }
 
 /// The sockets as one instance sees them.
@@ -249,7 +251,7 @@ impl SocketTable {
         self.open.borrow().values().cloned().collect()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
 
@@ -379,6 +381,12 @@ fn weight(tags: &[String], attachment: &[u8]) -> usize {
 }
 
 impl View {
+    /// Tells whether this is the object whose sockets these are.
+    pub(super) fn is_of(&self, handler: &Rc<dyn Any>) -> bool {
+        let object = self.holder.object();
+        object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
+    }
+
     pub(super) fn socket(self: &Rc<Self>, entry: Rc<Entry>) -> Socket {
         Socket { entry, view: self.clone() }
     }

@@ -5,9 +5,9 @@ use std::ops::Bound;
 use capstead_client::sturdyref::{GrantId, Method};
 
 use super::kept::forget;
-use super::record::{self, CallState, ORDER, Record, RequestId};
 use crate::error::Result;
-use crate::host::engine::vat::Vat;
+use crate::host::base::request_record::{self as record, CallState, ORDER, Record, RequestId};
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::storage::{PageSize, Range, Space};
 
@@ -115,6 +115,9 @@ pub(in crate::host) async fn clear_requests(
             gone.iter()
                 .try_for_each(|request| forget(&mut store, target, request.number, &request.id))
         })?;
+        if let Some(instance) = vat.objects.instance_of(target) {
+            instance.requests.were_cleared();
+        }
         cleared.gone += gone.len() as u64;
         cleared.running += running.len() as u64;
         if !vat.turns.has_room() {

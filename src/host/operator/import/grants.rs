@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::host::authority::calls::grant_id;
 use crate::host::authority::records;
 use crate::host::authority::sweep::Deaths;
-use crate::host::engine::right::GrantRef;
-use crate::host::engine::vat::Vat;
+use crate::host::base::right::GrantRef;
+use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::sturdyref::{Grant, TargetKind};
 

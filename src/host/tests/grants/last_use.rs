@@ -6,7 +6,7 @@ use super::super::references::host;
 use super::super::trial::{World, run};
 use super::{Terms, restore, save};
 use crate::host::authority::records;
-use crate::host::engine::right::GrantRef;
+use crate::host::base::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 
 /// The last use of a grant is known, and not written for each.

@@ -12,7 +12,7 @@ use super::ledger::{self, CLIENT, Sent};
 use super::links::{Host, Link, object_id};
 use super::plan::{Dice, Kind};
 use super::table::NOTHING;
-use crate::host::engine::facet::Facet;
+use crate::host::state::facet::Facet;
 use crate::host::tests::trial::run;
 use crate::membrane;
 
