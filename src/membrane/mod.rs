@@ -34,4 +34,4 @@ pub(crate) use chain::Chain;
 pub(crate) use forward::all_passed_on;
 pub(crate) use hook::{CallTarget, broken, find, forget, wrap};
 pub(crate) use keeper::Keeper;
-pub(crate) use serve::serve;
+pub(crate) use serve::{caller, serve};
