@@ -121,8 +121,8 @@ fn whole(json: &Json<'_>) -> Result<i128, Unfit> {
     })
 }
 
-/// The value of a number in JSON, if that is whole: as it is written, not as a float has it. What
-/// is beyond any type is the nearest that there is.
+/// The value of a number in JSON, if that is whole: as it is written, not as a float has it. One
+/// that is beyond any type becomes the nearest that there is.
 fn exactly(number: &str) -> Option<i128> {
     let (number, is_negative) = match number.strip_prefix('-') {
         Some(number) => (number, true),

@@ -144,8 +144,8 @@ impl Agent {
         Ok(Right::new(Some(grant), caveats))
     }
 
-    /// The reference of a text that somebody shows, when the turn of its check has come. What is no
-    /// text of this cluster's, or has an unknown key, is refused at once.
+    /// The reference of a text that somebody shows, when the turn of its check has come. One of
+    /// another cluster, or with an unknown key, is refused at once.
     async fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
         let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
         self.claimed(reference.reference())?;

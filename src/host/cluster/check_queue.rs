@@ -3,8 +3,8 @@
 //! All who reach a port may show texts, and a check takes some of the host's time even if it ends
 //! with a refusal. If checks ran as soon as they come, a pass would take longer the more strangers
 //! there are, and every honest call would wait for several passes. In a queue, only those who
-//! restore something wait for each other. Each caller has a row in it, and the rows have their turns
-//! one after the other, so that nobody waits for all that another one has asked for.
+//! restore something wait for each other. Each caller has a row in it, and the rows have their
+//! turns one after the other, so that nobody waits for all that another one has asked for.
 //!
 //! References whose signatures were found good lately have a queue of their own, since clients that
 //! connect again show them. So they don't wait for those that nobody knows.

@@ -6,8 +6,8 @@
 //! `supervisor/router`), and each of them comes here.
 //!
 //! Invariants:
-//! - An object's own turn cuts nothing before it has ended well: one that panics, or is aborted, has
-//!   taken nothing back, and neither has a transaction that is undone.
+//! - An object's own turn cuts nothing before it has ended well: one that panics, or is aborted,
+//!   has taken nothing back, and neither has a transaction that is undone.
 //! - A call that is cut is answered at once, and with nothing of the object. Its handler runs to
 //!   its end, and an exclusive object goes on only then.
 //! - Nothing is decided here: the caller has revoked before.

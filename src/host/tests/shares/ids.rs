@@ -157,7 +157,7 @@ fn a_clock_that_was_ahead_keeps_no_share_full_for_longer() {
     });
 }
 
-/// What callers by the root keep stays counted while grants come and go below it.
+/// The replies of calls by the root stay counted while grants come and go below it.
 #[test]
 fn a_grant_that_is_deleted_takes_nothing_off_the_share_of_its_root() {
     run(async {
