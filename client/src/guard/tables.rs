@@ -48,6 +48,20 @@ pub(super) struct Tables {
     imports: NumberSet,
 }
 
+/// The receiver of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AnswerTo {
+    Peer,
+    /// A call of ours that the peer sent back to us: the peer doesn't get the results.
+    OurCall,
+}
+
+/// Roughly the least memory that a capability held by the peer takes.
+const EXPORT_BYTES: usize = 512;
+
+/// Roughly the memory that an answer takes until its call is finished.
+const ANSWER_BYTES: usize = 2 << 10;
+
 /// A call of the peer.
 enum PeerCall {
     /// Without a `Return` so far; it has its `Finish` if that has already come.
@@ -135,6 +149,13 @@ impl Tables {
     /// Bytes of the calls whose answers gave the peer the capabilities that it holds.
     pub(super) fn export_bytes(&self) -> usize {
         self.exports.bytes() + self.unfinished_bytes
+    }
+
+    /// Roughly the memory for the capabilities that the peer holds, and for the answers that gave
+    /// it some until it has finished their calls.
+    pub(super) fn held(&self) -> usize {
+        let unfinished = self.answers.len() - self.open;
+        self.export_bytes() + self.exports() * EXPORT_BYTES + unfinished * ANSWER_BYTES
     }
 
     /// Tells whether a call of the peer has succeeded that only a holder of a reference can make.
@@ -329,7 +350,7 @@ impl Tables {
     pub(super) fn send_answer(
         &mut self,
         answer: return_::Reader,
-        is_reflected: bool,
+        to: AnswerTo,
     ) -> capnp::Result<Option<ReceivedMessage>> {
         let call = answer.get_answer_id();
         let (bytes, kind, finish) = match self.answers.remove(&call) {
@@ -346,7 +367,7 @@ impl Tables {
         self.open_bytes -= bytes;
         // The RPC system forgets the call by itself if its answer needs no `Finish`; the peer
         // doesn't know that if it doesn't get the results.
-        if is_reflected || !answer.get_no_finish_needed() {
+        if to == AnswerTo::OurCall || !answer.get_no_finish_needed() {
             let bytes = if exports.is_empty() { 0 } else { bytes };
             self.unfinished_bytes += bytes;
             self.answers.insert(call, PeerCall::Returned { exports, bytes });

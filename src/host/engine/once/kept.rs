@@ -121,7 +121,7 @@ fn fate(
     (!instance.requests.runs(&id)).then_some(Oldest::Over(id))
 }
 
-/// Forgets ids whose time is over, the oldest first, in the open turn of the object: `most` at most.
+/// Forgets up to `most` ids whose time is over, the oldest first, in the open turn of the object.
 /// Gives their number. If the oldest was begun by a clock that was ahead, that is noted.
 ///
 /// Something else must be written in the turn as well, if it is the instance's.
