@@ -139,6 +139,11 @@ impl Environment {
         Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, dir })
     }
 
+    /// The directory with its files.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The number of times that the environment was opened, this time included.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
@@ -456,12 +461,12 @@ fn commit<T>(
 
 fn count_opening(lmdb: &Lmdb, database: Database, kind: Kind, age: Age) -> Result<u64> {
     commit(lmdb, database, |changes| {
-        let last = match (changes.get(&ENVIRONMENT_KEY)?, age) {
-            (Some(record), _) => EnvironmentRecord::decode(record, kind)?.incarnation,
-            (None, Age::New) => 0,
+        let mut record = match (changes.get(&ENVIRONMENT_KEY)?, age) {
+            (Some(record), _) => EnvironmentRecord::decode(record, kind)?,
+            (None, Age::New) => EnvironmentRecord::default(),
             (None, Age::Existing) => return Err(layout::damaged(&ENVIRONMENT_KEY)),
         };
-        let record = EnvironmentRecord { incarnation: last + 1 };
+        record.incarnation += 1;
         changes.put(&ENVIRONMENT_KEY, &record.encode(kind))?;
         Ok(record.incarnation)
     })

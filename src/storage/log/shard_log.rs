@@ -2,7 +2,7 @@
 //!
 //! A log keeps one chain of blocks per shard. Each block names the one before it by position and
 //! hash, and its owner by epoch, so that two rival owners can't both extend a chain. On one machine
-//! the log is the LMDB transaction that applies the blocks (`local.rs`); nothing here does any
+//! the log is a file of entries in front of LMDB (`local.rs`); nothing here does any
 //! input or output.
 //!
 //! The hash is XXH3-128 of the block. It detects a block that was lost, damaged or misplaced; it is
@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::id::{Epoch, Shard};
 use crate::storage::error::{Result, StorageError};
+use crate::storage::log::applied::Applied;
 use crate::storage::log::batch::WriteSet;
 use crate::storage::position::{HASH_BYTES, Link, Position};
 
@@ -49,9 +50,17 @@ pub(crate) struct ShardBlock {
 
 impl ShardBlock {
     /// The block as bytes.
+    #[cfg(test)]
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// Appends the block as bytes.
+    pub(crate) fn encode_into(&self, bytes: &mut Vec<u8>) {
         let sets = self.writes.iter().map(|set| SET_LENGTH_BYTES + set.as_bytes().len());
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + sets.sum::<usize>());
+        bytes.reserve(HEAD_BYTES + sets.sum::<usize>());
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.shard.0.to_le_bytes());
         bytes.extend_from_slice(&self.epoch.0.to_le_bytes());
@@ -62,15 +71,85 @@ impl ShardBlock {
             bytes.extend_from_slice(&(set.as_bytes().len() as u32).to_le_bytes());
             bytes.extend_from_slice(set.as_bytes());
         }
-        bytes
     }
 
     /// The end of the chain once this block is appended. The hash covers the whole block, and
     /// through the previous hash the whole chain.
+    #[cfg(test)]
     pub(crate) fn link(&self) -> Link {
-        let hash = xxh3_128(&self.encode()).to_be_bytes();
-        Link { position: Position(self.previous.position.0 + 1), hash }
+        self.link_of(&self.encode())
     }
+
+    /// The same, given the block as bytes.
+    pub(crate) fn link_of(&self, encoded: &[u8]) -> Link {
+        next_link(self.previous, encoded)
+    }
+}
+
+fn next_link(previous: Link, encoded: &[u8]) -> Link {
+    let hash = xxh3_128(encoded).to_be_bytes();
+    Link { position: Position(previous.position.0 + 1), hash }
+}
+
+/// A block as bytes, borrowed from an entry of a log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EncodedBlock<'a> {
+    /// The shard whose chain the block extends.
+    pub(crate) shard: Shard,
+    /// The epoch of the claim under which it was appended.
+    pub(crate) epoch: Epoch,
+    /// The end of the chain that it extends.
+    pub(crate) previous: Link,
+    count: u32,
+    bytes: &'a [u8],
+}
+
+impl<'a> EncodedBlock<'a> {
+    /// Reads the head of an encoded block.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self> {
+        Self::head(bytes).ok_or(StorageError::Malformed { at: 0 })
+    }
+
+    fn head(bytes: &'a [u8]) -> Option<Self> {
+        let ([VERSION], rest) = bytes.split_first_chunk()? else { return None };
+        let (shard, rest) = rest.split_first_chunk()?;
+        let (epoch, rest) = rest.split_first_chunk()?;
+        let (position, rest) = rest.split_first_chunk()?;
+        let (hash, rest) = rest.split_first_chunk()?;
+        let (count, _) = rest.split_first_chunk()?;
+        let previous = Link { position: Position(u64::from_le_bytes(*position)), hash: *hash };
+        let (shard, epoch) = (Shard(u16::from_le_bytes(*shard)), Epoch(u64::from_le_bytes(*epoch)));
+        Some(Self { shard, epoch, previous, count: u32::from_le_bytes(*count), bytes })
+    }
+
+    /// The end of the chain with this block.
+    pub(crate) fn link(&self) -> Link {
+        next_link(self.previous, self.bytes)
+    }
+
+    /// Calls `visit` with each of its write sets, as bytes.
+    ///
+    /// # Errors
+    /// `Malformed`, or that of `visit`.
+    pub(crate) fn sets(&self, mut visit: impl FnMut(&'a [u8]) -> Result<()>) -> Result<()> {
+        let mut rest = &self.bytes[HEAD_BYTES..];
+        for _ in 0..self.count {
+            let taken = take_set(rest);
+            let at = self.bytes.len() - rest.len();
+            let (set, left) = taken.ok_or(StorageError::Malformed { at })?;
+            visit(set)?;
+            rest = left;
+        }
+        Ok(())
+    }
+}
+
+fn take_set(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
 /// The outcome of one block.
@@ -89,6 +168,8 @@ pub(crate) enum Outcome {
 }
 
 /// Makes blocks durable. One thread owns it.
+///
+/// Each call of `append` that accepts a block is one entry of the log.
 #[cfg_attr(
     not(test),
     expect(
@@ -108,6 +189,11 @@ pub(crate) trait ShardLog: Send {
     /// A block is applied as a whole or not at all, and so is each of its write sets. Blocks of
     /// different shards may have different outcomes.
     fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome>;
+
+    /// The entries that the records lag behind by; `None` if `append` applies them itself.
+    fn applied(&self) -> Option<Arc<Applied>> {
+        None
+    }
 
     /// The end of the shard's chain.
     ///

@@ -1,0 +1,124 @@
+//! Reading a log that was not closed in order: which entries follow those that the environment has?
+//!
+//! Entries are read in their order while each follows the one before, by number and checksum. One
+//! entry is written at a time, so only the last can be torn, and that one was not acknowledged. If
+//! anything of the same log comes after a place where the order ends, an acknowledged entry is
+//! damaged, and nothing is served.
+//!
+//! **Invariant:** it never skips an entry, and never takes one of another log for its own: the
+//! nonce, the number and the previous checksum must all fit.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
+use crate::storage::error::{Result, StorageError, io_error};
+use crate::storage::lmdb::layout::LogState;
+use crate::storage::lmdb::owned::Owner;
+use crate::storage::log::entry::{Entry, Found, Head, PAGE_BYTES, find};
+use crate::storage::log::segments;
+use crate::storage::position::{End, Sum};
+
+/// Calls `visit`, in order, with each entry after `log.applied`.
+///
+/// # Errors
+/// `LogDamaged` when a segment is missing, or an entry that was acknowledged is; `Io`; the error of
+/// `visit`.
+pub(super) fn replay(
+    dir: &Path,
+    owner: Owner,
+    log: &LogState,
+    visit: &mut dyn FnMut(Entry, End) -> Result<()>,
+) -> Result<()> {
+    let mut walk = Walk { log, last: None, visit };
+    let first = log.applied.segment;
+    let numbers = segments::list(dir)?;
+    if !numbers.contains(&first) {
+        return Err(damaged(dir, first, walk.expected()));
+    }
+    for number in numbers.into_iter().filter(|number| *number >= first) {
+        let path = segments::path(dir, number);
+        let mut bytes = Vec::new();
+        let read = owner.open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
+        read.map_err(io_error("read", &path))?;
+        if !walk.segment(number, &bytes)? {
+            return Err(damaged(dir, number, walk.expected()));
+        }
+    }
+    if walk.last.map_or(0, |(number, _)| number) < log.applied.number {
+        return Err(damaged(dir, first, walk.expected()));
+    }
+    Ok(())
+}
+
+fn damaged(dir: &Path, segment: u64, entry: u64) -> StorageError {
+    StorageError::LogDamaged { path: segments::path(dir, segment), entry }
+}
+
+/// Removes every segment in `dir`; the environment must not need any.
+///
+/// # Errors
+/// `Io`: some may be left.
+pub(super) fn remove_all(dir: &Path) -> Result<()> {
+    segments::remove_before(dir, u64::MAX)?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
+}
+
+struct Walk<'a> {
+    log: &'a LogState,
+    /// The number and sum of the last entry.
+    last: Option<(u64, Sum)>,
+    visit: &'a mut dyn FnMut(Entry, End) -> Result<()>,
+}
+
+impl Walk<'_> {
+    /// The number of the next entry, as far as that is known.
+    fn expected(&self) -> u64 {
+        self.last.map_or(self.log.applied.number.max(1), |(number, _)| number + 1)
+    }
+
+    /// Reads one segment; returns false if it holds an entry that doesn't follow.
+    fn segment(&mut self, segment: u64, bytes: &[u8]) -> Result<bool> {
+        let mut at = 0;
+        while let Found::Whole(head, entry) = find(&bytes[at..], &self.log.nonce) {
+            if !self.follows(&head, &entry) {
+                return Ok(false);
+            }
+            let (number, sum, length) = (entry.number(), entry.sum(), entry.as_bytes().len());
+            self.last = Some((number, sum));
+            if number > self.log.applied.number {
+                (self.visit)(entry, End { number, sum, segment })?;
+            }
+            at = (at + length).min(bytes.len());
+        }
+        Ok(!self.has_more(&bytes[at..]))
+    }
+
+    fn follows(&self, head: &Head, entry: &Entry) -> bool {
+        let applied = &self.log.applied;
+        if head.number == applied.number && entry.sum() != applied.sum {
+            return false;
+        }
+        match self.last {
+            Some((number, sum)) => head.number == number + 1 && head.previous == sum,
+            // The first one: those before it were applied and removed.
+            None if applied.number == 0 => head.number == 1 && head.previous == Sum::default(),
+            None => head.number <= applied.number,
+        }
+    }
+
+    /// Tells whether any other entry of the log begins here than the one that may be torn.
+    fn has_more(&self, bytes: &[u8]) -> bool {
+        let expected = self.expected();
+        bytes.chunks(PAGE_BYTES).enumerate().any(|(page, _)| {
+            match find(&bytes[page * PAGE_BYTES..], &self.log.nonce) {
+                Found::Nothing => false,
+                Found::Torn(head) => head.number != expected,
+                Found::Whole(..) => true,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
