@@ -397,7 +397,12 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::id::ObjectId;
+    use crate::storage::lmdb::engine::Changes;
+    use crate::storage::lmdb::layout::keys::RecordPath;
     use crate::storage::log::batch::WriteSet;
+    use crate::storage::log::reads::Reads as _;
+    use crate::storage::space::Space;
 
     const OBJECT: ObjectId = ObjectId::from_bytes([3; 16]);
     const SHARD: Shard = Shard(0x0303);
@@ -443,18 +448,75 @@ mod tests {
         assert_eq!(log.metrics.commits_total.get(), 1);
     }
 
+    /// The log holds it all the same, and a larger map receives it.
     #[test]
-    fn a_failed_append_is_unknown_and_the_last_one() {
+    fn a_failed_apply_ends_all_appending_and_loses_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, reader) = start(&dir);
         let claim = log.claim(SHARD).unwrap();
-        let large = block(claim, put(OBJECT, b"k", &vec![0; 2 * MAP]));
-        assert!(matches!(log.append(&[large])[..], [Outcome::Unknown(_)]));
-        let small = block(claim, put(OBJECT, b"k", b"1"));
+        let large = vec![0; 2 * MAP];
+        let link = append(&mut log, block(claim, put(OBJECT, b"k", &large))).unwrap();
+        assert!(matches!(reader.snapshot(|_| Ok(())), Err(StorageError::Latched(_))));
+        let small = block(Claim { link, ..claim }, put(OBJECT, b"k", b"1"));
         assert!(matches!(log.append(&[small])[..], [Outcome::Unknown(_)]));
         assert_eq!(get(&reader, b"k"), None);
-        assert_eq!(log.metrics.commits_total.get(), 0);
-        assert!(reader.metrics.storage_reads_total.get() > 0);
+        assert_eq!(log.metrics.commits_total.get(), 1);
+        drop((log, reader));
+        let options = LogOptions { map_bytes: 8 * MAP, ..LogOptions::default() };
+        let (log, reader) = open(dir.path(), options, Arc::default()).unwrap();
+        assert_eq!(get(&reader, b"k").unwrap(), large);
+        assert_eq!(log.last(SHARD).unwrap(), link);
+    }
+
+    /// Copies the files as a killed process leaves them.
+    fn killed(dir: &TempDir) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            if file.file_name() != "lock.mdb" {
+                std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+            }
+        }
+        copy
+    }
+
+    #[test]
+    fn what_only_the_log_has_is_there_after_a_crash_for_writers_readers_and_compaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let pace = Pace { bytes: u64::MAX, age: Duration::from_secs(3_600) };
+        let options = LogOptions { map_bytes: MAP, pace, ..LogOptions::default() };
+        let (mut log, reader) = open(dir.path(), options, Arc::default()).unwrap();
+        let claim = log.claim(SHARD).unwrap();
+        let link = append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+        let claim = Claim { link, ..claim };
+        append(&mut log, block(claim, put(OBJECT, b"l", b"2"))).unwrap();
+        assert_eq!(get(&reader, b"l"), None, "nothing was applied yet");
+        for access in [Access::Full, Access::Read] {
+            let copy = killed(&dir);
+            let options = LogOptions { access, ..options };
+            let (_log, reader) = open(copy.path(), options, Arc::default()).unwrap();
+            assert_eq!((get(&reader, b"k"), get(&reader, b"l")).1.unwrap(), b"2");
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let host = parent.path().join("host-0");
+        std::fs::rename(killed(&dir).keep(), &host).unwrap();
+        compact(&host, MAP, &mut |_, _| ()).unwrap();
+        let (_log, after) = open(&host, options, Arc::default()).unwrap();
+        assert_eq!(get(&after, b"l").unwrap(), b"2");
+        drop((log, reader));
+        assert_eq!(segments::list(dir.path()).unwrap(), [], "an end in order needs no log");
+    }
+
+    #[test]
+    fn a_lost_log_and_a_lost_segment_are_named_and_nothing_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _reader) = start(&dir);
+        let claim = log.claim(SHARD).unwrap();
+        append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+        let copy = killed(&dir);
+        std::fs::remove_file(copy.path().join("segment-1")).unwrap();
+        let error = open(copy.path(), LogOptions::default(), Arc::default()).unwrap_err();
+        assert!(matches!(error, StorageError::LogDamaged { .. }), "{error}");
     }
 
     #[test]
@@ -463,6 +525,7 @@ mod tests {
         let (mut log, reader) = start(&dir);
         let claim = log.claim(SHARD).unwrap();
         append(&mut log, block(claim, put(OBJECT, b"k\xff", b"value"))).unwrap();
+        reader.snapshot(|_| Ok(())).unwrap();
         let key = RecordPath::new(OBJECT, Space::Data, b"k\xff").unwrap().record;
         let damage = |changes: &mut Changes<'_>| {
             let mut stored = changes.get_raw(&key);

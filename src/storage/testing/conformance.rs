@@ -51,8 +51,14 @@ trait Backend: Sized + 'static {
     /// Makes an empty storage.
     fn make() -> Self;
 
-    /// Opens it as a starting process does; everything opened before has been dropped.
+    /// Opens it as a starting process does; everything opened before has been dropped. Reads see
+    /// what `append` reported.
     fn open(&self) -> Opened;
+
+    /// The same; the records may lag behind what the log reported.
+    fn open_behind(&self) -> Opened {
+        self.open()
+    }
 
     /// The state that a process finds when it starts after a crash at this moment. Where it isn't
     /// certain which blocks are left, `keep` decides.

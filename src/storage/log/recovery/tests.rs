@@ -1,0 +1,169 @@
+//! Logs that are cut, torn, damaged and mixed up in every place, and what is read of them.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::id::{Epoch, ObjectId, Shard};
+use crate::storage::log::batch::WriteSet;
+use crate::storage::log::entry::Draft;
+use crate::storage::log::segments::Segments;
+use crate::storage::log::shard_log::ShardBlock;
+use crate::storage::position::Link;
+use crate::storage::space::Space;
+
+const NONCE: [u8; 16] = [9; 16];
+
+/// A log of entries with values of these lengths.
+struct Log {
+    dir: TempDir,
+    ends: Vec<End>,
+    /// The place of each entry: its segment, and its first byte there and the byte after it.
+    places: Vec<(u64, usize, usize)>,
+}
+
+fn entry(number: u64, previous: Sum, length: usize) -> Entry {
+    let mut set = WriteSet::new(ObjectId::from_bytes([1; 16]));
+    set.put(Space::Data, b"k", &vec![number as u8; length]).unwrap();
+    let (epoch, previous_link) = (Epoch(2), Link::default());
+    let block = ShardBlock { shard: Shard(1), epoch, previous: previous_link, writes: vec![set] };
+    let mut draft = Draft::new();
+    draft.add(&block);
+    draft.finish(&Head { nonce: NONCE, incarnation: 2, number, durable: number - 1, previous })
+}
+
+fn made(lengths: &[usize]) -> Log {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segments = Segments::begin(dir.path()).unwrap();
+    let (mut ends, mut places) = (Vec::<End>::new(), Vec::<(u64, usize, usize)>::new());
+    for (number, length) in (1..).zip(lengths) {
+        let previous = ends.last().map_or(Sum::default(), |end| end.sum);
+        let entry = entry(number, previous, *length);
+        let segment = segments.append(&entry).unwrap();
+        let at = places.last().filter(|last| last.0 == segment).map_or(0, |last| last.2);
+        places.push((segment, at, at + entry.as_bytes().len()));
+        ends.push(End { number, sum: entry.sum(), segment });
+    }
+    drop(segments);
+    Log { dir, ends, places }
+}
+
+impl Log {
+    fn read(&self, applied: End) -> Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        let log = LogState { nonce: NONCE, applied };
+        replay(self.dir.path(), Owner::ours(), &log, &mut |entry, end| {
+            assert_eq!(end, self.ends[entry.number() as usize - 1]);
+            numbers.push(entry.number());
+            Ok(())
+        })?;
+        Ok(numbers)
+    }
+
+    /// The position after this many entries.
+    fn after(&self, entries: usize) -> End {
+        match entries.checked_sub(1) {
+            Some(last) => self.ends[last],
+            None => End { segment: segments::FIRST, ..End::default() },
+        }
+    }
+
+    fn change(&self, segment: u64, change: impl FnOnce(&mut Vec<u8>)) {
+        let path = segments::path(self.dir.path(), segment);
+        let mut bytes = fs::read(&path).unwrap();
+        change(&mut bytes);
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// Several segments, with an entry that is longer than the first two.
+const LENGTHS: [usize; 8] = [10, 5_000, 700_000, 600_000, 9_000_000, 10, 3_000_000, 10];
+
+#[test]
+fn all_that_follows_a_position_is_read_across_segments() {
+    let log = made(&LENGTHS);
+    assert!(log.ends[7].segment > 3);
+    for entries in 0..=LENGTHS.len() {
+        let expected: Vec<u64> = (entries as u64 + 1..=LENGTHS.len() as u64).collect();
+        assert_eq!(log.read(log.after(entries)).unwrap(), expected);
+    }
+    segments::remove_before(log.dir.path(), log.ends[4].segment).unwrap();
+    assert_eq!(log.read(log.after(5)).unwrap(), [6, 7, 8]);
+}
+
+#[test]
+fn a_missing_segment_is_damage_unless_it_was_applied_or_holds_nothing() {
+    let log = made(&LENGTHS);
+    for segment in segments::list(log.dir.path()).unwrap() {
+        let holds = log.ends.iter().any(|end| end.segment == segment);
+        let is_first = segment == segments::FIRST;
+        let path = segments::path(log.dir.path(), segment);
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let last = log.ends[7].segment == segment;
+        let read = log.read(log.after(0));
+        if holds && !last || is_first {
+            assert!(matches!(read, Err(StorageError::LogDamaged { .. })), "{segment}: {read:?}");
+        }
+        // The last segment is needed as soon as one of its entries is known to be applied.
+        if last {
+            assert!(log.read(log.after(8)).is_err());
+        }
+        fs::write(path, kept).unwrap();
+    }
+}
+
+/// Only the last entry may be torn: any other was acknowledged, and so was one that is applied.
+#[test]
+fn a_torn_end_is_dropped_and_every_flipped_bit_before_it_is_found() {
+    let log = made(&[10, 5_000, 10, 9_000]);
+    for (number, (segment, from, to)) in log.places.clone().into_iter().enumerate() {
+        let content = if number == 3 { from + 9_000 } else { from + 150 };
+        let places = (from..from + 96).chain([from + 100, content - 1]).filter(|at| *at < to);
+        for (at, bit) in places.flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            log.change(segment, |bytes| bytes[at] ^= 1 << bit);
+            for applied in 0..=4 {
+                let read = log.read(log.after(applied));
+                let is_last = number == 3;
+                if is_last && applied < 4 {
+                    let expected: Vec<u64> = (applied as u64 + 1..=3).collect();
+                    let found = read.unwrap_or_else(|_| expected.clone());
+                    assert_eq!(found, expected, "bit {bit} of byte {at}");
+                } else {
+                    assert!(read.is_err(), "entry {number}, bit {bit} of byte {at}: {read:?}");
+                }
+            }
+            log.change(segment, |bytes| bytes[at] ^= 1 << bit);
+        }
+    }
+}
+
+#[test]
+fn an_end_that_is_torn_at_any_sector_is_dropped() {
+    let log = made(&[10, 5_000, 9_000]);
+    let (segment, from, to) = log.places[2];
+    let whole = fs::read(segments::path(log.dir.path(), segment)).unwrap();
+    let sectors = (to - from) / 512;
+    for lost in 0..sectors {
+        let lost = from + lost * 512..from + (lost + 1) * 512;
+        log.change(segment, |bytes| bytes[lost.clone()].fill(0));
+        let expected: &[u64] = if lost.start > from + 9_300 { &[1, 2, 3] } else { &[1, 2] };
+        assert_eq!(log.read(log.after(0)).unwrap(), expected, "{lost:?}");
+        fs::write(segments::path(log.dir.path(), segment), &whole).unwrap();
+    }
+}
+
+#[test]
+fn entries_of_another_log_or_out_of_order_are_never_taken() {
+    let log = made(&[10, 10, 10]);
+    let (segment, from, _) = log.places[2];
+    // An old entry of the same log in the place of a newer one, as a disk that lost a write has it.
+    let old = entry(2, log.ends[0].sum, 10);
+    log.change(segment, |bytes| bytes[from..from + 4_096].copy_from_slice(old.as_bytes()));
+    assert!(log.read(log.after(0)).is_err());
+    // Another history with the same numbers.
+    let other = entry(3, log.ends[0].sum, 10);
+    log.change(segment, |bytes| bytes[from..from + 4_096].copy_from_slice(other.as_bytes()));
+    assert!(log.read(log.after(0)).is_err());
+    let foreign = LogState { nonce: [8; 16], applied: log.after(0) };
+    replay(log.dir.path(), Owner::ours(), &foreign, &mut |_, _| panic!("it isn't ours")).unwrap();
+}
