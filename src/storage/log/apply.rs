@@ -35,6 +35,10 @@ pub(super) fn apply(
         for (entry, _) in entries {
             entry.blocks(|block| {
                 block.sets(|set| {
+                    // A write set without writes has no head either.
+                    if set.is_empty() {
+                        return Ok(());
+                    }
                     let (object, ops) = split_head(set)?;
                     for op in ops {
                         writes.add(changes, object, op?)?;

@@ -221,6 +221,8 @@ fn a_damaged_link_does_not_end_all_writing() {
     store.settle();
     reader.environment().write(damage).unwrap();
     put_long(&mut store, b"2");
+    reader.snapshot(|_| Ok(())).unwrap();
+    store.settle();
     assert_eq!(get(&store, ONE, &[5; 600]).unwrap(), b"2");
     let page = store.page(ONE, &Range::all(), PageSize { entries: 9, bytes: 99 }, Page::default());
     assert_eq!(page.unwrap().len(), 1);

@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::id::{Epoch, ObjectId, Shard};
+use crate::limits::VALUE_BYTES_MAX;
 use crate::storage::log::batch::WriteSet;
 use crate::storage::log::entry::Draft;
 use crate::storage::log::segments::Segments;
@@ -22,10 +23,15 @@ struct Log {
 }
 
 fn entry(number: u64, previous: Sum, length: usize) -> Entry {
-    let mut set = WriteSet::new(ObjectId::from_bytes([1; 16]));
-    set.put(Space::Data, b"k", &vec![number as u8; length]).unwrap();
+    let put = |length| {
+        let mut set = WriteSet::new(ObjectId::from_bytes([1; 16]));
+        set.put(Space::Data, b"k", &vec![number as u8; length]).unwrap();
+        set
+    };
+    let whole = std::iter::repeat_n(VALUE_BYTES_MAX, length / VALUE_BYTES_MAX);
+    let writes = whole.chain([length % VALUE_BYTES_MAX]).map(put).collect();
     let (epoch, previous_link) = (Epoch(2), Link::default());
-    let block = ShardBlock { shard: Shard(1), epoch, previous: previous_link, writes: vec![set] };
+    let block = ShardBlock { shard: Shard(1), epoch, previous: previous_link, writes };
     let mut draft = Draft::new();
     draft.add(&block);
     draft.finish(&Head { nonce: NONCE, incarnation: 2, number, durable: number - 1, previous })
