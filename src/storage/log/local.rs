@@ -504,7 +504,7 @@ mod tests {
         let (_log, after) = open(&host, options, Arc::default()).unwrap();
         assert_eq!(get(&after, b"l").unwrap(), b"2");
         drop((log, reader));
-        assert_eq!(segments::list(dir.path()).unwrap(), [], "an end in order needs no log");
+        assert!(segments::list(dir.path()).unwrap().is_empty(), "an end in order needs no log");
     }
 
     #[test]
