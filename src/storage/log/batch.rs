@@ -179,7 +179,11 @@ impl WriteSet {
     }
 }
 
-fn split_head(bytes: &[u8]) -> Result<(ObjectId, Ops<'_>)> {
+/// The object of an encoded write set, and its writes.
+///
+/// # Errors
+/// `Malformed` when the bytes don't begin as a write set does.
+pub(crate) fn split_head(bytes: &[u8]) -> Result<(ObjectId, Ops<'_>)> {
     let mut ops = Ops { bytes, at: 0 };
     match ops.array::<1>() {
         Some([VERSION]) => {}
