@@ -123,6 +123,38 @@ fn a_server_that_filled_its_disk_says_so() {
     served.stop();
 }
 
+// The log needs no new space for them, and gives none back that it needs again.
+#[test]
+fn writes_that_grow_nothing_go_on_while_the_disk_is_full() {
+    let Some(disk) = SmallDisk::make(16) else { return };
+    let data = disk.data();
+    let mut total = 1;
+    for filled in [false, true, true] {
+        let served = serve_with(&data, &["--hosts", "1", "--reserve", "1MiB"]);
+        let mut web = Http::connect(&served.announced.http);
+        let mut increment = |times| {
+            for _ in 0..times {
+                total += 1;
+                web.send(b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                assert_eq!(web.answer("POST").body.trim_end(), total.to_string());
+            }
+        };
+        increment(150);
+        if !filled {
+            disk.fill(0);
+        }
+        increment(400);
+        let new = post(&served.announced.http, "/counter/new/increment");
+        assert!(new.status != 200 && new.body.contains("low-space: "), "{}", new.body);
+        let (code, _, log) = served.stop();
+        assert_eq!(code, Some(0), "{log}");
+    }
+    fs::remove_file(disk.filler()).unwrap();
+    let served = serve_with(&data, &["--hosts", "1"]);
+    assert_eq!(get(&served.announced.http, "/counter/x").body, total.to_string());
+    served.stop();
+}
+
 /// The page of a new file has no place on the disk, which the system reports only by a signal.
 #[test]
 fn a_page_without_a_place_is_no_broken_disk() {

@@ -117,14 +117,6 @@ impl MemoryLog {
         Self { gate: Gate::default(), state: Arc::new(Mutex::new(left)) }
     }
 
-    /// Applies a block that a log elsewhere accepted.
-    pub(crate) fn replay(&self, block: &ShardBlock) {
-        let mut state = self.state();
-        let chain = state.chains.entry(block.shard).or_default();
-        (chain.epoch, chain.last) = (block.epoch, block.previous);
-        state.apply(block);
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

@@ -183,7 +183,7 @@ fn a_turn_that_overwrites_everything_needs_no_room_for_a_second_copy() {
     assert!(log.metrics.applies_total.get() > 30, "it was applied in parts");
     let mut clear = WriteSet::new(OBJECT);
     clear.clear(Space::Data);
-    claim.link = append(&mut log, block(claim, clear)).unwrap();
+    append(&mut log, block(claim, clear)).unwrap();
     reader.snapshot(|_| Ok(())).unwrap();
     assert_eq!(get(&reader, &0_u32.to_be_bytes()), None);
     assert_eq!(reader.count(OBJECT).unwrap(), Usage::default());
