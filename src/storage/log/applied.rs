@@ -114,15 +114,21 @@ impl Applied {
         let _ = self.observer.set(observer);
     }
 
+    /// Has everything that was pushed by now applied without waiting for company.
+    pub(super) fn hurry(&self) {
+        let mut waiting = self.waiting();
+        waiting.wanted = waiting.pushed;
+        self.changed.notify_all();
+    }
+
     /// Waits until everything that was pushed by now is applied.
     ///
     /// # Errors
     /// `Latched`: some of it never will be by this process.
     pub(crate) fn catch_up(&self) -> Result<()> {
-        let mut waiting = self.waiting();
-        let upto = waiting.pushed;
-        waiting.wanted = waiting.wanted.max(upto);
-        self.changed.notify_all();
+        self.hurry();
+        let waiting = self.waiting();
+        let upto = waiting.wanted;
         let is_behind = |_: &mut Waiting| self.count() < upto && self.failure().is_none();
         drop(self.changed.wait_while(waiting, is_behind).unwrap_or_else(PoisonError::into_inner));
         match self.failure() {

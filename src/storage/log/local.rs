@@ -140,7 +140,12 @@ fn room(
         let may_reuse = (reserve / 2..reserve).contains(&left);
         let left = if may_reuse { left + env.bytes_reusable()? } else { left };
         // What waits will take room in the environment, and records don't fill their pages.
-        Ok(left.saturating_sub(2 * applied.bytes()))
+        let left = left.saturating_sub(2 * applied.bytes());
+        if left < reserve {
+            // It may give room back, too.
+            applied.hurry();
+        }
+        Ok(left)
     };
     Ok(Room::new(reserve, Box::new(measure)))
 }

@@ -147,6 +147,42 @@ fn a_damaged_value_is_named_and_never_served() {
     assert_eq!((object, key.as_str()), (OBJECT, "k\\xff"));
 }
 
+/// The disk may not have it, so nobody may see it, and no other entry follows it.
+#[test]
+fn an_entry_that_the_log_may_not_have_is_never_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, reader) = start(&dir);
+    let claim = log.claim(SHARD).unwrap();
+    let link = append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+    let (segment, aside) = (dir.path().join("segment-1"), dir.path().join("aside"));
+    std::fs::rename(&segment, &aside).unwrap();
+    let claim = Claim { link, ..claim };
+    let lost = block(claim, put(OBJECT, b"k", b"2"));
+    assert!(matches!(log.append(&[lost])[..], [Outcome::Unknown(_)]));
+    std::fs::rename(&aside, &segment).unwrap();
+    let later = block(claim, put(OBJECT, b"k", b"3"));
+    assert!(matches!(log.append(&[later])[..], [Outcome::Unknown(_)]));
+    drop(log);
+    assert_eq!(get(&reader, b"k").unwrap(), b"1");
+}
+
+#[test]
+fn a_segment_that_is_a_link_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _reader) = start(&dir);
+    let claim = log.claim(SHARD).unwrap();
+    append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+    let copy = killed(&dir);
+    let (segment, aside) = (copy.path().join("segment-1"), copy.path().join("aside"));
+    std::fs::rename(&segment, &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, &segment).unwrap();
+    for access in [Access::Read, Access::Full] {
+        let options = LogOptions { access, ..LogOptions::default() };
+        let error = open(copy.path(), options, Arc::default()).unwrap_err().to_string();
+        assert!(error.contains("could not read") && error.contains("segment-1"), "{error}");
+    }
+}
+
 /// Enough records that a map of 8 MiB has no room for a copy of all.
 const RECORDS: u32 = 4_000;
 
