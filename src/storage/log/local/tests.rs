@@ -225,35 +225,30 @@ fn a_turn_that_overwrites_everything_needs_no_room_for_a_second_copy() {
     assert_eq!(reader.count(OBJECT).unwrap(), Usage::default());
 }
 
+/// A turn may be applied in parts: no snapshot is taken in between.
 #[test]
-fn no_snapshot_has_a_part_of_a_turn() {
+fn a_snapshot_and_the_applying_of_a_turn_wait_for_each_other() {
+    const MOMENT: Duration = Duration::from_millis(100);
     let dir = tempfile::tempdir().unwrap();
     let (mut log, reader, mut claim) = start_nearly_full(&dir);
-    claim.link = append(&mut log, block(claim, overwrite(1))).unwrap();
-    let (ended, has_ended) = std::sync::mpsc::channel::<()>();
-    let writing = thread::spawn(move || {
-        for value in 2..6 {
-            claim.link = append(&mut log, block(claim, overwrite(value))).unwrap();
-        }
-        drop(ended);
-        log
+    let (tell, told) = std::sync::mpsc::sync_channel(9);
+    log.applied.observe(Arc::new(move || tell.send(()).unwrap()));
+    claim.link = append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+    told.recv().unwrap();
+    let applied = log.applied.clone();
+    let between = applied.between();
+    append(&mut log, block(claim, put(OBJECT, b"k", b"2"))).unwrap();
+    assert!(told.recv_timeout(MOMENT).is_err(), "it is applied while a snapshot is taken");
+    drop(between);
+    told.recv().unwrap();
+    let between = applied.between();
+    let (seen, see) = std::sync::mpsc::channel();
+    let looking = thread::spawn(move || {
+        reader.snapshot(|_| Ok(())).unwrap();
+        seen.send(()).unwrap();
     });
-    let path =
-        |number: u32| RecordPath::new(OBJECT, Space::Data, &number.to_be_bytes()).unwrap().record;
-    let mut looks = 0;
-    loop {
-        let is_over = has_ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected);
-        let seen = reader.snapshot(|snapshot| {
-            let value = |number| Ok(snapshot.get(&path(number))?.map(|value| value[0]));
-            (0..RECORDS).step_by(97).map(value).collect::<Result<Vec<_>>>()
-        });
-        let seen = seen.unwrap();
-        assert!(seen.iter().all(|value| *value == seen[0]), "{seen:?}");
-        looks += 1;
-        if is_over {
-            break;
-        }
-    }
-    assert!(looks > 1);
-    drop(writing.join().unwrap());
+    assert!(see.recv_timeout(MOMENT).is_err(), "a snapshot is taken while a turn is applied");
+    drop(between);
+    see.recv().unwrap();
+    looking.join().unwrap();
 }
