@@ -149,6 +149,7 @@ impl WriteSet {
     }
 
     /// The writes, in the order in which they were made.
+    #[cfg(test)]
     pub(crate) fn ops(&self) -> Ops<'_> {
         match split_head(&self.bytes) {
             Ok((_, ops)) => ops,
