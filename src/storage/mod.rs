@@ -2,8 +2,8 @@
 //!
 //! The vat thread writes through a [`Store`]: the writes of one turn become a write set, which is
 //! data. The commit thread takes all submitted write sets, groups them by shard into blocks, and
-//! appends these to the shards' [`log`]. On one machine that log is a file in front of LMDB, to which
-//! another thread moves the records later.
+//! appends these to the shards' [`log`]. On one machine that log is a file in front of LMDB, to
+//! which another thread moves the records later.
 //!
 //! The threads here are plain ones; no code here knows of tasks, capabilities or the network. The
 //! storage never reports a write as durable before the disk has, and never continues after the disk

@@ -1,8 +1,8 @@
 //! Storage as the vat thread sees it: every write is visible at once, and durable a little later.
 //!
 //! Reads look first at the open turn, then at the submitted turns that aren't applied yet, then at
-//! the records on disk. The store never waits: submitting a turn puts its writes into the commit thread's
-//! queue.
+//! the records on disk. The store never waits: submitting a turn puts its writes into the commit
+//! thread's queue.
 //!
 //! **Invariants:** at most one turn is open, and only its object can write. A submitted write is
 //! forgotten here only after the log reported it as applied, so that the next read of the records

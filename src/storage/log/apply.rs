@@ -65,7 +65,8 @@ pub(super) fn apply(
 
 /// The bytes of pages that a transaction may copy now.
 fn room(env: &Environment) -> Result<u64> {
-    let left = Disk::of(env.path())?.left.min(env.bytes_unmapped());
+    // If the folder is gone, writing says so.
+    let left = Disk::of(env.path()).map_or(u64::MAX, |disk| disk.left).min(env.bytes_unmapped());
     if left / ROOM_FRACTION >= TRANSACTION_BYTES {
         return Ok(TRANSACTION_BYTES);
     }

@@ -4,7 +4,8 @@
 //! together, each after its length (4), then zeros up to a whole page of 4,096 bytes.
 //!
 //! > sum (16) ‖ magic (8) ‖ format (4) ‖ number of blocks (4) ‖ nonce (16) ‖ incarnation (8) ‖
-//! > number (8) ‖ durable (8) ‖ segment (8) ‖ length of the blocks (8) ‖ sum of the entry before (16)
+//! > number (8) ‖ durable (8) ‖ segment (8) ‖ length of the blocks (8) ‖ sum of the entry
+//! > before (16)
 //!
 //! Numbers are little-endian. The sum is XXH3-128 of all bytes after it, without the zeros. It
 //! finds damage and torn writes; it is no defence against a program that can write to the log.

@@ -139,7 +139,7 @@ fn room(
         // scattered for a large value, or held back by a reader.
         let may_reuse = (reserve / 2..reserve).contains(&left);
         let left = if may_reuse { left + env.bytes_reusable()? } else { left };
-        // What waits will take room in the environment, and records don't fill their pages.
+        // The backlog will take room in the environment, and records don't fill their pages.
         let left = left.saturating_sub(2 * applied.bytes());
         if left < reserve {
             // It may give room back, too.

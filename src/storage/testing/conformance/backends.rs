@@ -1,8 +1,8 @@
 //! The storages under test: LMDB in a directory of its own, and the model in memory.
 //!
 //! A crash of LMDB is a copy of its data file and of the log to another directory, between two
-//! transactions and between two appends: the state that a killed process leaves. Nothing here checks
-//! the promises about a loss of power.
+//! transactions and between two appends: the state that a killed process leaves. Nothing here
+//! checks the promises about a loss of power.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
