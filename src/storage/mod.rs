@@ -36,6 +36,7 @@ pub(crate) use self::log::committer::Ticket;
 pub(crate) use self::log::local::LogOptions;
 pub(crate) use self::log::opening::compact;
 pub(crate) use self::log::reads::Reads;
+pub(crate) use self::log::segments::files as log_files;
 pub(crate) use self::range::{Direction, Range};
 pub(crate) use self::space::Space;
 pub(crate) use self::store::account::{Account, ClassAccount};

@@ -137,6 +137,17 @@ impl Applied {
         }
     }
 
+    /// Waits while twice as much waits as may. Calls don't start then; but an import, or turns that
+    /// had begun, may write faster than the disk takes it.
+    pub(super) fn make_room(&self) {
+        let most = self.limits.bytes.saturating_mul(2);
+        if self.bytes() >= most {
+            let is_full = |_: &mut Waiting| self.bytes() >= most && self.failure().is_none();
+            let waited = self.changed.wait_while(self.waiting(), is_full);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
     /// Adds an entry that the log durably has.
     pub(super) fn push(&self, entry: Entry, end: End) {
         let mut waiting = self.waiting();

@@ -203,6 +203,7 @@ impl LocalLog {
         if self.writer.is_none() {
             self.begin()?;
         }
+        self.applied.make_room();
         let Some(writer) = &mut self.writer else { return Ok(outcomes) };
         let (number, previous) = (writer.last.number + 1, writer.last.sum);
         let (incarnation, durable, nonce) = (owner.0, number - 1, writer.nonce);

@@ -12,5 +12,5 @@ pub(crate) mod opening;
 pub(crate) mod reader;
 pub(crate) mod reads;
 mod recovery;
-mod segments;
+pub(crate) mod segments;
 pub(crate) mod shard_log;

@@ -222,6 +222,16 @@ pub(super) fn list(dir: &Path) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// All files of the log in `dir`, with the spare ones.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let segments = list(dir)?.into_iter().map(|number| path(dir, number));
+    let spares = spares(dir)?.into_iter().filter(|(bytes, _)| *bytes > 0);
+    Ok(segments.chain(spares.map(|(_, path)| path)).collect())
+}
+
 /// Gives up the segments with smaller numbers than `first`: two become spare ones.
 ///
 /// # Errors
