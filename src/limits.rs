@@ -46,6 +46,13 @@ pub(crate) const COMMIT_QUEUE_TURNS: u64 = 4096;
 /// Bytes that wait for the commit thread before no new call starts.
 pub(crate) const COMMIT_QUEUE_BYTES: usize = 64 << 20;
 
+/// Bytes of the log that wait to be applied to the database before no new call starts. They are in
+/// memory, and a start after a crash reads them again.
+pub(crate) const BACKLOG_BYTES: u64 = 64 << 20;
+
+/// The longest time that a group commit waits to be applied together with later ones.
+pub(crate) const BACKLOG_AGE: Duration = Duration::from_millis(200);
+
 /// Address space that one environment reserves. It is sparse, and is never resized while serving.
 pub(crate) const MAP_BYTES: usize = 1 << 40;
 

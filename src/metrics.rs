@@ -82,8 +82,14 @@ metrics! {
     gauge hosts_unready;
     /// Reads of the storage that memory could not answer.
     counter storage_reads_total;
-    /// Group commits made durable, each with one data sync and one synchronous write.
+    /// Group commits made durable, each with one write to the log and one sync of it.
     counter commits_total;
+    /// Those that were applied from the log to the database since.
+    counter commits_applied_total;
+    /// Transactions by which that was done, each with one data sync and one synchronous write.
+    counter applies_total;
+    /// Bytes of the log that wait to be applied.
+    gauge log_backlog_bytes;
     /// Microseconds that group commits took, all together.
     counter commit_microseconds_total;
     /// Turns whose writes were made durable.

@@ -8,6 +8,7 @@
 
 mod bare;
 mod baseline_lmdb;
+mod baseline_log;
 mod broadcast;
 mod connections;
 mod http;

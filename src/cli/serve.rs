@@ -142,6 +142,13 @@ pub(crate) struct Options {
     /// Address space for the data of each host, which can never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
+    /// Bytes of the log that may wait to be applied to the database before no new call starts
+    /// [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_LOG_BACKLOG")]
+    log_backlog: Option<ByteSize>,
+    /// The longest time that they wait, like 200ms [default: 200ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_LOG_AGE")]
+    log_age: Option<Duration>,
     /// Time for which an object stays in memory without a call, like 90s or 5m [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_WARM")]
     warm: Option<Duration>,
@@ -287,6 +294,12 @@ impl Options {
         }
         if let Some(bytes) = self.map_size {
             server = server.map_size(usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX));
+        }
+        if let Some(bytes) = self.log_backlog {
+            server = server.log_backlog(bytes.as_u64());
+        }
+        if let Some(time) = self.log_age {
+            server = server.log_age(time);
         }
         if let Some(time) = self.warm {
             server = server.warm(time);

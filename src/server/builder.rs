@@ -260,6 +260,23 @@ impl Server {
         self
     }
 
+    /// Sets the bytes of each host's log that may wait to be applied to the database before no new
+    /// call starts, 64 MiB by default. They take as much memory, and a start after a crash applies
+    /// as many.
+    #[must_use]
+    pub fn log_backlog(mut self, bytes: u64) -> Self {
+        self.log.backlog.bytes = bytes;
+        self
+    }
+
+    /// Sets the longest time that a group commit waits to be applied together with later ones,
+    /// 200 ms by default. No answer waits for it.
+    #[must_use]
+    pub fn log_age(mut self, time: Duration) -> Self {
+        self.log.backlog.age = time;
+        self
+    }
+
     /// Sets the address on which to listen for Cap'n Proto. Port 0 takes any free one. An address
     /// other than a loopback one needs [`tls`](Self::tls).
     #[must_use]

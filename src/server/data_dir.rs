@@ -288,7 +288,10 @@ impl DataDir {
             private::check_below(&part, self.trust)?;
             let owner = self.trust.owner;
             storage::check(&part, kind, owner).map_err(|error| data(&part, error.to_string()))?;
-            private::check_below(&part.join(storage::DATA), self.trust)?;
+            let of_log =
+                storage::log_files(&part).map_err(|error| data(&part, error.to_string()))?;
+            let mut files = of_log.into_iter().chain([part.join(storage::DATA)]);
+            files.try_for_each(|file| private::check_below(&file, self.trust))?;
         }
         self.keys().map(drop)
     }

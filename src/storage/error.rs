@@ -221,7 +221,8 @@ pub(crate) enum StorageError {
 
     /// The data has another format. It was not changed.
     #[error(
-        "the data has format {found}, and this program knows format {known}; use its own program"
+        "the data has format {found}, and this program knows format {known}; export them with the program \
+         that wrote them, and import that with this one"
     )]
     Format {
         /// The format of the data.
@@ -252,7 +253,6 @@ pub(crate) enum StorageError {
     },
 
     /// An entry of the log that was acknowledged is damaged or missing. Nothing was changed.
-    #[cfg(test)]
     #[error(
         "{path:?} is damaged: entry {entry} of the log isn't as it was written; restore a backup"
     )]
@@ -261,6 +261,19 @@ pub(crate) enum StorageError {
         path: PathBuf,
         /// The number of the entry.
         entry: u64,
+    },
+
+    /// The log has entries that must be applied before anything is read, and only the owner of the
+    /// data can do that. Nothing was changed.
+    #[error(
+        "{path:?} was not closed in order, and only user {owner}, whose data it is, can finish that: \
+         run this as that user, or start the server once"
+    )]
+    LogUnapplied {
+        /// The directory.
+        path: PathBuf,
+        /// The user that owns it.
+        owner: u32,
     },
 
     /// The path isn't a directory. It was not changed.

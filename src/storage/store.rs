@@ -1,12 +1,12 @@
 //! Storage as the vat thread sees it: every write is visible at once, and durable a little later.
 //!
-//! Reads look first at the open turn, then at the submitted turns that aren't durable yet, then at
-//! the disk. The store never waits: submitting a turn puts its writes into the commit thread's
-//! queue.
+//! Reads look first at the open turn, then at the submitted turns that aren't applied yet, then at
+//! the records on disk. The store never waits: submitting a turn puts its writes into the commit
+//! thread's queue.
 //!
 //! **Invariants:** at most one turn is open, and only its object can write. A submitted write is
-//! forgotten here only after the commit thread reported it as durable, so that the next read of the
-//! disk sees it or a later one. Nothing of a discarded turn is ever queued.
+//! forgotten here only after the log reported it as applied, so that the next read of the records
+//! sees it or a later one. Nothing of a discarded turn is ever queued.
 
 pub(crate) mod account;
 mod admin;
@@ -37,7 +37,8 @@ use crate::storage::lmdb::layout::Usage;
 use crate::storage::lmdb::room::Room;
 use crate::storage::log::batch::WriteSet;
 use crate::storage::log::committer::{Committer, OnProgress, Ticket};
-use crate::storage::log::local::{self, LogOptions, Reader};
+use crate::storage::log::local::{self, LogOptions};
+use crate::storage::log::reader::Reader;
 use crate::storage::log::reads::{Reads, VisitObject};
 use crate::storage::log::shard_log::ShardLog;
 use crate::storage::range::Range;
@@ -63,7 +64,7 @@ pub(crate) struct StoreOptions {
 pub(crate) struct Store {
     turn: Option<Turn>,
     pending: FxHashMap<ObjectId, Pending>,
-    /// The objects whose turns are in `pending`, in the order in which they become durable.
+    /// The objects whose turns are in `pending`, in the order in which they are applied.
     order: VecDeque<(Ticket, ObjectId)>,
     committer: Committer,
     reads: Rc<dyn Reads>,
@@ -199,7 +200,7 @@ impl Store {
         }
     }
 
-    /// The value of a key according to the writes that may not be durable yet, if these include the
+    /// The value of a key according to the writes that may not be applied yet, if these include the
     /// key.
     fn unsettled(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<&Value>> {
         space.check_key(key)?;
@@ -209,7 +210,7 @@ impl Store {
         }))
     }
 
-    /// The object's writes that may not be durable yet, the newest first.
+    /// The object's writes that may not be applied yet, the newest first.
     fn layers(&self, object: ObjectId) -> impl Iterator<Item = &Layer> {
         let turn = self.turn.as_ref().filter(|turn| turn.account.object() == object);
         let pending = self.pending.get(&object).map(Pending::layer);
@@ -258,7 +259,7 @@ impl Store {
         Ok(filling.finish())
     }
 
-    /// A reader of the object's durable records, if all its writes are durable.
+    /// A reader of the object's records, if these have all its writes.
     pub(crate) fn settled_reads(&self, object: ObjectId) -> Option<Rc<dyn Reads>> {
         self.layers(object).all(Layer::is_empty).then(|| self.reads.clone())
     }
@@ -368,7 +369,8 @@ impl Store {
 
     /// The object's last turn that may not be durable yet, if there is one.
     pub(crate) fn unsettled_ticket(&self, object: ObjectId) -> Option<Ticket> {
-        self.pending.get(&object).map(Pending::last)
+        let last = self.pending.get(&object).map(Pending::last);
+        last.filter(|last| *last > self.committer.durable())
     }
 
     /// The last turn that was submitted.
@@ -409,13 +411,15 @@ impl Store {
         }
     }
 
-    /// Drops from memory the writes of turns that are durable; returns the last durable ticket.
+    /// Drops from memory the writes of turns that reads of the disk see; returns the last durable
+    /// ticket.
     pub(crate) fn settle(&mut self) -> Ticket {
         let durable = self.committer.durable();
-        while let Some((_, object)) = self.order.pop_front_if(|(ticket, _)| *ticket <= durable) {
+        let applied = self.committer.applied();
+        while let Some((_, object)) = self.order.pop_front_if(|(ticket, _)| *ticket <= applied) {
             // A later turn of the object may still be on its way.
             if let Entry::Occupied(mut pending) = self.pending.entry(object)
-                && pending.get_mut().settle(durable)
+                && pending.get_mut().settle(applied)
             {
                 pending.remove();
             }

@@ -186,9 +186,9 @@ const SPOILT: [Spoilt; 24] = [
     },
     Spoilt {
         name: "a host of a newer format",
-        spoil: |data| write(data, "host-0/CAPSTEAD", "capstead objects format 3\n"),
+        spoil: |data| write(data, "host-0/CAPSTEAD", "capstead objects format 4\n"),
         names: "host-0",
-        says: "format 3",
+        says: "format 4",
     },
 ];
 
@@ -397,6 +397,16 @@ fn only_the_owner_can_read_the_data_directory() {
     for file in ["keys/cluster", "keys/signing-1", "host-0/data.mdb", "host-1/data.mdb"] {
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
     }
+    let mut segments = 0;
+    for file in ["host-0", "host-1"].iter().flat_map(|host| fs::read_dir(data.join(host)).unwrap())
+    {
+        let path = file.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("segment-") {
+            segments += 1;
+            assert_eq!(mode(&path), 0o600, "{path:?}");
+        }
+    }
+    assert!(segments > 0, "one of the hosts has a log");
     let of_hosts = fs::read_dir(data.join("keys")).unwrap().count();
     assert_eq!(of_hosts, 2, "no other key lies around");
 }

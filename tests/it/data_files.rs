@@ -47,6 +47,13 @@ const CHANGES: [Change; 7] = [
     ("", move_away, "is gone"),
 ];
 
+/// The same for the log, which begins with the first write.
+const OF_THE_LOG: [Change; 3] = [
+    ("host-0/segment-1", |path| fs::remove_file(path).unwrap(), "is gone"),
+    ("host-0/segment-1", replace, "was replaced"),
+    ("host-0/segment-1", cut, "was cut short"),
+];
+
 fn ends(served: Served, name: &str, what: &str) {
     let began = now();
     let (code, _, stderr) = served.wait();
@@ -60,7 +67,7 @@ fn ends(served: Served, name: &str, what: &str) {
 // Calls used to succeed without end, and their effects were gone after a restart.
 #[test]
 fn nothing_is_acknowledged_after_a_file_was_changed() {
-    for (name, change, what) in CHANGES {
+    for (name, change, what) in CHANGES.into_iter().chain(OF_THE_LOG) {
         let (_folder, data) = scratch();
         let served = serve_with(&data, ONE_HOST);
         assert!(increment(&served));
@@ -80,9 +87,12 @@ fn a_server_that_commits_nothing_notices_the_change_too() {
         ("lock", |path| fs::remove_file(path).unwrap(), "is gone"),
         ("format", replace, "was replaced"),
     ];
-    for (name, change, what) in CHANGES.into_iter().chain(root) {
+    for (name, change, what) in CHANGES.into_iter().chain(root).chain(OF_THE_LOG) {
         let (_folder, data) = scratch();
         let served = serve_with(&data, ONE_HOST);
+        if name.contains("segment") {
+            assert!(increment(&served));
+        }
         change(&data.join(name));
         ends(served, name, what);
     }

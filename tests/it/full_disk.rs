@@ -108,7 +108,7 @@ fn a_server_that_filled_its_disk_says_so() {
     disk.fill(0);
     // Some of the calls find room in free pages.
     let is_over = |n| {
-        let mut web = Http::connect(&served.announced.http);
+        let Some(mut web) = Http::try_connect(&served.announced.http) else { return true };
         let name = format!("{n}{}", "y".repeat(900));
         let head = format!("POST /counter/{name}/increment HTTP/1.1\r\nHost: localhost\r\n\r\n");
         web.send(head.as_bytes());
@@ -154,6 +154,41 @@ fn the_signing_key_is_revoked_on_a_full_disk() {
     let served = serve_with(&data, &["--hosts", "1", "--reserve", "32MiB"]);
     assert_eq!(id(&key(&["list"]).1), after, "the new key is the one in the file");
     assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
+    served.stop();
+}
+
+// The log needs no new space for them, and gives none back that it needs again.
+#[test]
+fn writes_that_grow_nothing_go_on_while_the_disk_is_full() {
+    let Some(disk) = SmallDisk::make(16) else { return };
+    let data = disk.data();
+    let mut total = 1;
+    for filled in [false, true, true] {
+        let served = serve_with(&data, &["--hosts", "1", "--reserve", "1MiB"]);
+        let mut web = Http::connect(&served.announced.http);
+        let mut increment = |times| {
+            for _ in 0..times {
+                total += 1;
+                web.send(b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                assert_eq!(web.answer("POST").body.trim_end(), total.to_string());
+            }
+        };
+        increment(150);
+        if !filled {
+            disk.fill(0);
+        }
+        increment(400);
+        // The room is measured at the start, and after some writes.
+        if filled {
+            let new = post(&served.announced.http, "/counter/new/increment");
+            assert!(new.status != 200 && new.body.contains("low-space: "), "{}", new.body);
+        }
+        let (code, _, log) = served.stop();
+        assert_eq!(code, Some(0), "{log}");
+    }
+    fs::remove_file(disk.filler()).unwrap();
+    let served = serve_with(&data, &["--hosts", "1"]);
+    assert_eq!(get(&served.announced.http, "/counter/x").body, total.to_string());
     served.stop();
 }
 

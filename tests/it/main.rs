@@ -40,6 +40,7 @@ mod json_calls;
 mod keys;
 mod linearizability;
 mod links;
+mod log;
 mod misled;
 mod once;
 mod operators;

@@ -101,6 +101,7 @@ fn no_link_leads_root_to_the_data_of_somebody_else() {
         "host-0/data.mdb",
         "host-0/CAPSTEAD",
         "host-0/lock.mdb",
+        "host-0/spare-1",
         "supervisor",
         "supervisor/data.mdb",
         "keys",
@@ -222,7 +223,9 @@ fn a_group_that_is_not_the_directorys_is_not_trusted() {
     let Some(both) = both() else { return };
     let data = &both.victim;
     give(data, 0);
-    for entry in ["keys", "keys/cluster", "keys/signing-1", "host-0", "host-0/data.mdb"] {
+    for entry in
+        ["keys", "keys/cluster", "keys/signing-1", "host-0", "host-0/data.mdb", "host-0/spare-1"]
+    {
         let path = data.join(entry);
         let mode = if path.is_dir() { 0o770 } else { 0o660 };
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("root may");

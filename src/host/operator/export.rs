@@ -17,7 +17,7 @@ use crate::error::{Result, failed};
 use crate::membrane;
 use crate::schema::admin_capnp::export;
 use crate::storage::archive::export::{Pick, export as read_all};
-use crate::storage::log::local::Reader;
+use crate::storage::log::reader::Reader;
 use crate::storage::{Result as StorageResult, StorageError};
 
 /// Chunks that were read and not asked for yet.

@@ -13,7 +13,7 @@ use crate::storage::lmdb::engine::Snapshot;
 use crate::storage::lmdb::layout::keys::RecordPath;
 use crate::storage::lmdb::layout::{ShardMeta, damaged, log_shard, shard_key};
 use crate::storage::lmdb::scan;
-use crate::storage::log::local::Reader;
+use crate::storage::log::reader::Reader;
 use crate::storage::range::Range;
 use crate::storage::space::Space;
 

@@ -57,12 +57,17 @@ pub(in crate::storage) fn explained(error: StorageError, path: &Path) -> Storage
     if code == Some(Errno::NOMEM.raw_os_error()) {
         return StorageError::MapSize;
     }
-    let is_full = code == Some(Errno::NOSPC.raw_os_error());
+    let is_full = source.is_some_and(is_full);
     if !is_full && code != Some(Errno::IO.raw_os_error()) {
         return error;
     }
     let full = if is_full { full(path, u64::MAX) } else { no_space(path) };
     full.unwrap_or(error)
+}
+
+/// Tells whether an error of the system says that the disk has no room.
+pub(in crate::storage) fn is_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOSPC.raw_os_error())
 }
 
 /// The error for a write below `path`, if its disk is full now.

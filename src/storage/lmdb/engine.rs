@@ -139,6 +139,11 @@ impl Environment {
         Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, dir })
     }
 
+    /// The directory with its files.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The number of times that the environment was opened, this time included.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
@@ -367,28 +372,18 @@ impl Changes<'_> {
         Ok(first.is_some_and(|(key, _)| key.starts_with(prefix)))
     }
 
-    /// Removes every key that begins with `prefix`.
-    pub(crate) fn delete_all(&mut self, prefix: &[u8]) -> Result<()> {
+    /// Removes keys that begin with `prefix`, the first `most` of them; returns their number.
+    pub(crate) fn delete_some(&mut self, prefix: &[u8], most: u64) -> Result<u64> {
         let mut cursor = self.txn.open_rw_cursor(self.database).map_err(failed("open a cursor"))?;
         let mut at = cursor.get(Some(prefix), None, NOT_LESS);
+        let mut removed = 0;
         // No borrow from the cursor is used after the deletion.
-        while found(at)?.is_some_and(|(key, _)| key.starts_with(prefix)) {
+        while removed < most && found(at)?.is_some_and(|(key, _)| key.starts_with(prefix)) {
             cursor.del(WriteFlags::empty()).map_err(failed("delete"))?;
+            removed += 1;
             at = cursor.get(None, None, NEXT);
         }
-        Ok(())
-    }
-
-    /// Stores bytes without a checksum of their own, as a failing disk would.
-    #[cfg(test)]
-    pub(crate) fn put_raw(&mut self, key: &[u8], stored: &[u8]) {
-        self.txn.put(self.database, &key, &stored, WriteFlags::empty()).unwrap();
-    }
-
-    /// The bytes under `key`, including the checksum.
-    #[cfg(test)]
-    pub(crate) fn get_raw(&self, key: &[u8]) -> Vec<u8> {
-        self.txn.get(self.database, &key).unwrap().to_vec()
+        Ok(removed)
     }
 }
 
@@ -456,12 +451,12 @@ fn commit<T>(
 
 fn count_opening(lmdb: &Lmdb, database: Database, kind: Kind, age: Age) -> Result<u64> {
     commit(lmdb, database, |changes| {
-        let last = match (changes.get(&ENVIRONMENT_KEY)?, age) {
-            (Some(record), _) => EnvironmentRecord::decode(record, kind)?.incarnation,
-            (None, Age::New) => 0,
+        let mut record = match (changes.get(&ENVIRONMENT_KEY)?, age) {
+            (Some(record), _) => EnvironmentRecord::decode(record, kind)?,
+            (None, Age::New) => EnvironmentRecord::default(),
             (None, Age::Existing) => return Err(layout::damaged(&ENVIRONMENT_KEY)),
         };
-        let record = EnvironmentRecord { incarnation: last + 1 };
+        record.incarnation += 1;
         changes.put(&ENVIRONMENT_KEY, &record.encode(kind))?;
         Ok(record.incarnation)
     })

@@ -5,7 +5,7 @@
 //!
 //! | key | record |
 //! |---|---|
-//! | `00` | the environment: format, kind, incarnation |
+//! | `00` | the environment: format, kind, incarnation, nonce of its log, last applied entry |
 //! | `01` ‖ text | config environments only: version (8) ‖ value |
 //! | shard (2) | the shard's epoch, position and chain hash |
 //! | shard (2) ‖ object id (16) ‖ space (1) ‖ key of the space | one record of an object; longer keys see `keys` |
@@ -28,11 +28,11 @@ use crate::cursor::Cursor;
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::CONFIG_KEY_BYTES_MAX;
 use crate::storage::error::StorageError;
-use crate::storage::position::{HASH_BYTES, Link, Position};
+use crate::storage::position::{End, HASH_BYTES, Link, NONCE_BYTES, Position};
 use crate::storage::space::Space;
 
 /// The format that this code reads and writes.
-pub(crate) const FORMAT: u8 = 2;
+pub(crate) const FORMAT: u8 = 3;
 
 /// The key of an environment's record about itself. All other keys are longer.
 pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
@@ -217,20 +217,39 @@ impl Usage {
 }
 
 /// An environment's record about itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EnvironmentRecord {
     /// The number of times that it was opened, this time included.
     pub(crate) incarnation: u64,
+    /// The log in front of it; `None` if it has everything.
+    pub(crate) log: Option<LogState>,
+}
+
+/// The log whose entries an environment receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogState {
+    /// The random name under which the entries are written; never all zeros.
+    pub(crate) nonce: [u8; NONCE_BYTES],
+    /// The last entry whose writes the environment has.
+    pub(crate) applied: End,
 }
 
 impl EnvironmentRecord {
-    const BYTES: usize = 1 + 1 + 8;
+    const BYTES: usize = 1 + 1 + 8 + NONCE_BYTES + 8 + 8 + HASH_BYTES;
 
-    /// Writes format, kind and incarnation.
-    pub(crate) fn encode(self, kind: Kind) -> [u8; Self::BYTES] {
-        let mut bytes = [FORMAT; Self::BYTES];
-        bytes[1] = kind as u8;
-        bytes[2..].copy_from_slice(&self.incarnation.to_be_bytes());
+    /// Writes format, kind, incarnation, nonce, and the number, segment and checksum of the last
+    /// applied entry; zeros if there is no log.
+    pub(crate) fn encode(self, kind: Kind) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::BYTES);
+        bytes.extend_from_slice(&[FORMAT, kind as u8]);
+        bytes.extend_from_slice(&self.incarnation.to_be_bytes());
+        if let Some(LogState { nonce, applied }) = self.log {
+            bytes.extend_from_slice(&nonce);
+            bytes.extend_from_slice(&applied.number.to_be_bytes());
+            bytes.extend_from_slice(&applied.segment.to_be_bytes());
+            bytes.extend_from_slice(&applied.sum);
+        }
+        bytes.resize(Self::BYTES, 0);
         bytes
     }
 
@@ -238,15 +257,26 @@ impl EnvironmentRecord {
     /// `kind`.
     pub(crate) fn decode(bytes: &[u8], kind: Kind) -> Result<Self, StorageError> {
         match bytes {
-            [FORMAT, of, incarnation @ ..] if *of == kind as u8 => incarnation
-                .try_into()
-                .map(|bytes| Self { incarnation: u64::from_be_bytes(bytes) })
-                .map_err(|_| damaged(&ENVIRONMENT_KEY)),
+            [FORMAT, of, rest @ ..] if *of == kind as u8 => {
+                Self::fields(rest).ok_or_else(|| damaged(&ENVIRONMENT_KEY))
+            }
             [format, ..] if *format != FORMAT => {
                 Err(StorageError::Format { found: u64::from(*format), known: u64::from(FORMAT) })
             }
             _ => Err(damaged(&ENVIRONMENT_KEY)),
         }
+    }
+
+    fn fields(bytes: &[u8]) -> Option<Self> {
+        let (incarnation, rest) = bytes.split_first_chunk()?;
+        let (nonce, rest) = rest.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (segment, sum) = rest.split_first_chunk()?;
+        let (number, segment) = (u64::from_be_bytes(*number), u64::from_be_bytes(*segment));
+        let applied = End { number, segment, sum: sum.try_into().ok()? };
+        let state = LogState { nonce: *nonce, applied };
+        let log = (*nonce != [0; NONCE_BYTES]).then_some(state);
+        Some(Self { incarnation: u64::from_be_bytes(*incarnation), log })
     }
 }
 
@@ -320,12 +350,17 @@ mod tests {
         assert_eq!(ShardMeta::decode(&meta.encode()), Some(meta));
         assert_eq!(ShardMeta::decode(&meta.encode()[1..]), None);
 
-        let record = EnvironmentRecord { incarnation: 5 };
-        let mut bytes = record.encode(Kind::Objects);
-        assert_eq!(EnvironmentRecord::decode(&bytes, Kind::Objects).unwrap(), record);
-        assert!(EnvironmentRecord::decode(&bytes, Kind::Config).is_err());
+        let applied = End { number: 7, sum: [8; 16], segment: 9 };
+        for log in [None, Some(LogState { nonce: [6; 16], applied })] {
+            let record = EnvironmentRecord { incarnation: 5, log };
+            let bytes = record.encode(Kind::Objects);
+            assert_eq!(EnvironmentRecord::decode(&bytes, Kind::Objects).unwrap(), record);
+            assert!(EnvironmentRecord::decode(&bytes, Kind::Config).is_err());
+            assert!(EnvironmentRecord::decode(&bytes[1..], Kind::Objects).is_err());
+        }
+        let mut bytes = EnvironmentRecord::default().encode(Kind::Objects);
         bytes[0] = FORMAT + 1;
         let newer = EnvironmentRecord::decode(&bytes, Kind::Objects);
-        assert!(matches!(newer, Err(StorageError::Format { found: 3, known: 2 })));
+        assert!(matches!(newer, Err(StorageError::Format { found: 4, known: 3 })));
     }
 }

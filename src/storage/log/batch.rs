@@ -149,6 +149,7 @@ impl WriteSet {
     }
 
     /// The writes, in the order in which they were made.
+    #[cfg(test)]
     pub(crate) fn ops(&self) -> Ops<'_> {
         match split_head(&self.bytes) {
             Ok((_, ops)) => ops,
@@ -179,7 +180,11 @@ impl WriteSet {
     }
 }
 
-fn split_head(bytes: &[u8]) -> Result<(ObjectId, Ops<'_>)> {
+/// The object of an encoded write set, and its writes.
+///
+/// # Errors
+/// `Malformed` when the bytes don't begin as a write set does.
+pub(crate) fn split_head(bytes: &[u8]) -> Result<(ObjectId, Ops<'_>)> {
     let mut ops = Ops { bytes, at: 0 };
     match ops.array::<1>() {
         Some([VERSION]) => {}

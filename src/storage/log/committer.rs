@@ -10,6 +10,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -25,21 +26,26 @@ use crate::id::Shard;
 use crate::limits::{COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::layout::log_shard;
+use crate::storage::log::applied::Applied;
 use crate::storage::log::batch::WriteSet;
-use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
+use crate::storage::log::block::ShardBlock;
+use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
 
 /// The position of a submitted turn in the order of one environment; 0 comes before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// Called by the commit thread after each move of `durable`, and once after it has set `failure`.
-pub(crate) type OnProgress = Box<dyn Fn() + Send>;
+/// Called on other threads after each move of `durable` or `applied`, and once after `failure` was
+/// set.
+pub(crate) type OnProgress = Box<dyn Fn() + Send + Sync>;
 
 /// The vat thread's handle. Dropping it commits everything queued and ends the thread.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
     /// The ticket of the last submitted write set; only this handle gives out tickets.
     last: Cell<Ticket>,
+    /// The entries that the records lag behind by, if they do.
+    behind: Option<Arc<Applied>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -50,7 +56,17 @@ struct Shared {
     durable: AtomicU64,
     /// The bytes in the queue; changed with the queue locked, and read without the lock.
     bytes: AtomicUsize,
+    /// The last ticket of each entry that is durable and was not seen to be applied.
+    unapplied: Mutex<Unapplied>,
     failure: OnceLock<Arc<StorageError>>,
+}
+
+#[derive(Default)]
+struct Unapplied {
+    tickets: VecDeque<Ticket>,
+    /// The number of entries before these, and the last ticket of the last of them.
+    entries: u64,
+    ticket: Ticket,
 }
 
 #[derive(Default)]
@@ -79,15 +95,20 @@ impl Committer {
     ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
+        let on_progress: Arc<dyn Fn() + Send + Sync> = on_progress.into();
+        let behind = log.applied();
+        if let Some(behind) = &behind {
+            behind.observe(on_progress.clone());
+        }
         let name = format!("{name}-commit");
         let thread = Builder::new()
             .name(name.clone())
-            .spawn(move || run(&theirs, log, &on_progress))
+            .spawn(move || run(&theirs, log, &*on_progress))
             .map_err(|source| {
                 let path = PathBuf::from(name);
                 StorageError::Io { action: "start the thread", path, source }
             })?;
-        Ok(Self { shared, last: Cell::default(), thread: Some(thread) })
+        Ok(Self { shared, last: Cell::default(), behind, thread: Some(thread) })
     }
 
     /// Queues the writes; never waits. After a failure they are dropped. The thread takes them when
@@ -127,9 +148,29 @@ impl Committer {
         Ticket(self.shared.durable.load(Ordering::Acquire))
     }
 
+    /// The last ticket whose writes reads of the records see, as all before it. It is never after
+    /// `durable`.
+    pub(crate) fn applied(&self) -> Ticket {
+        let durable = self.durable();
+        let Some(behind) = &self.behind else { return durable };
+        let count = behind.count();
+        // No code that holds this lock can panic.
+        let mut unapplied = self.shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
+        while unapplied.entries < count
+            && let Some(ticket) = unapplied.tickets.pop_front_if(|ticket| *ticket <= durable)
+        {
+            unapplied.entries += 1;
+            unapplied.ticket = ticket;
+        }
+        unapplied.ticket
+    }
+
     /// Tells whether so much waits for the disk that no new call should start. This is asked before
     /// every call, so it takes no lock.
     pub(crate) fn is_full(&self) -> bool {
+        if self.behind.as_ref().is_some_and(|behind| behind.is_full()) {
+            return true;
+        }
         let turns = self.last.get().0 - self.durable().0;
         turns >= COMMIT_QUEUE_TURNS
             || self.shared.bytes.load(Ordering::Relaxed) >= COMMIT_QUEUE_BYTES
@@ -137,7 +178,7 @@ impl Committer {
 
     /// The failure after which nothing becomes durable any more, if there was one.
     pub(crate) fn failure(&self) -> Option<&Arc<StorageError>> {
-        self.shared.failure.get()
+        self.shared.failure.get().or_else(|| self.behind.as_ref()?.failure())
     }
 
     /// Makes `error` the failure, unless there was one. A group that is being committed may still
@@ -222,7 +263,8 @@ fn patience(commit: Duration) -> Duration {
     (commit / 4).min(Duration::from_millis(2))
 }
 
-fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
+fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &dyn Fn()) {
+    let behind = log.applied().is_some();
     let mut chains = Chains { log, claims: FxHashMap::default() };
     let work = AssertUnwindSafe(|| {
         let mut group = Vec::new();
@@ -234,6 +276,10 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
             let (began, turns) = (monotonic(), group.len());
             chains.commit(&mut group)?;
             company = Company { turns, patience: patience(began.elapsed()) };
+            if behind {
+                let mut unapplied = shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
+                unapplied.tickets.push_back(ticket);
+            }
             shared.durable.store(ticket.0, Ordering::Release);
             on_progress();
         }

@@ -1,10 +1,11 @@
 //! The entries of the log on one machine, byte by byte.
 //!
-//! An entry is one group commit: a head of 96 bytes, then the blocks of all shards that committed
+//! An entry is one group commit: a head of 104 bytes, then the blocks of all shards that committed
 //! together, each after its length (4), then zeros up to a whole page of 4,096 bytes.
 //!
 //! > sum (16) ‖ magic (8) ‖ format (4) ‖ number of blocks (4) ‖ nonce (16) ‖ incarnation (8) ‖
-//! > number (8) ‖ durable (8) ‖ length of the blocks (8) ‖ sum of the entry before (16)
+//! > number (8) ‖ durable (8) ‖ segment (8) ‖ length of the blocks (8) ‖ sum of the entry
+//! > before (16)
 //!
 //! Numbers are little-endian. The sum is XXH3-128 of all bytes after it, without the zeros. It
 //! finds damage and torn writes; it is no defence against a program that can write to the log.
@@ -13,63 +14,48 @@
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::storage::error::{Result, StorageError};
-use crate::storage::log::shard_log::{EncodedBlock, ShardBlock};
-use crate::storage::position::{HASH_BYTES, Link};
-
-/// The length of the random name under which a log's entries are written, in bytes.
-pub(crate) const NONCE_BYTES: usize = 16;
-
-/// The checksum of an entry, which covers the checksum of the entry before.
-pub(crate) type Sum = [u8; HASH_BYTES];
-
-/// The last entry of a log at some time; the default is the end of an empty log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct End {
-    /// Its number, from 1; 0 before the first.
-    pub(crate) number: u64,
-    /// Its checksum.
-    pub(crate) sum: Sum,
-    /// The number of the segment that holds it, or that will hold the first.
-    pub(crate) segment: u64,
-}
+use crate::storage::log::block::{EncodedBlock, ShardBlock};
+use crate::storage::position::{HASH_BYTES, Link, NONCE_BYTES, Sum};
 
 /// Entries begin at multiples of this many bytes, and are whole multiples long.
-pub(crate) const PAGE_BYTES: usize = 4_096;
+pub(super) const PAGE_BYTES: usize = 4_096;
 
 const MAGIC: [u8; 8] = *b"CAPSTLOG";
 const FORMAT: u32 = 1;
-const HEAD_BYTES: usize = HASH_BYTES + 8 + 4 + 4 + NONCE_BYTES + 8 + 8 + 8 + 8 + HASH_BYTES;
+const HEAD_BYTES: usize = HASH_BYTES + 8 + 4 + 4 + NONCE_BYTES + 5 * 8 + HASH_BYTES;
 const BLOCK_LENGTH_BYTES: usize = 4;
 
 /// The facts about an entry that its head states, beside the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(super) struct Head {
     /// The random name of the log that the entry belongs to.
-    pub(crate) nonce: [u8; NONCE_BYTES],
+    pub(super) nonce: [u8; NONCE_BYTES],
     /// The incarnation of the environment that wrote it.
-    pub(crate) incarnation: u64,
+    pub(super) incarnation: u64,
     /// Its number, from 1.
-    pub(crate) number: u64,
+    pub(super) number: u64,
     /// The number up to which entries were known to be durable when it was written.
-    pub(crate) durable: u64,
+    pub(super) durable: u64,
+    /// The number of the segment that it lies in.
+    pub(super) segment: u64,
     /// The sum of the entry before; zeros before the first.
-    pub(crate) previous: Sum,
+    pub(super) previous: Sum,
 }
 
 /// An entry in the making.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(super) struct Draft {
     bytes: Vec<u8>,
     blocks: u32,
 }
 
 impl Draft {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { bytes: vec![0; HEAD_BYTES], blocks: 0 }
     }
 
     /// Adds a block; returns the end of its chain.
-    pub(crate) fn add(&mut self, block: &ShardBlock) -> Link {
+    pub(super) fn add(&mut self, block: &ShardBlock) -> Link {
         let at = self.bytes.len() + BLOCK_LENGTH_BYTES;
         self.bytes.resize(at, 0);
         block.encode_into(&mut self.bytes);
@@ -79,8 +65,17 @@ impl Draft {
         block.link_of(&self.bytes[at..])
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks == 0
+    }
+
+    /// The bytes that the entry will take: whole pages.
+    pub(super) fn length(&self) -> u64 {
+        self.bytes.len().next_multiple_of(PAGE_BYTES) as u64
+    }
+
     /// Ends the entry.
-    pub(crate) fn finish(mut self, head: &Head) -> Entry {
+    pub(super) fn finish(mut self, head: &Head) -> Entry {
         let content = self.bytes.len();
         let length = (content - HEAD_BYTES) as u64;
         let mut fields = Vec::with_capacity(HEAD_BYTES);
@@ -88,7 +83,7 @@ impl Draft {
         fields.extend_from_slice(&FORMAT.to_le_bytes());
         fields.extend_from_slice(&self.blocks.to_le_bytes());
         fields.extend_from_slice(&head.nonce);
-        for number in [head.incarnation, head.number, head.durable, length] {
+        for number in [head.incarnation, head.number, head.durable, head.segment, length] {
             fields.extend_from_slice(&number.to_le_bytes());
         }
         fields.extend_from_slice(&head.previous);
@@ -113,15 +108,15 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// All its bytes: whole pages.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(crate) fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    pub(crate) fn sum(&self) -> Sum {
+    pub(super) fn sum(&self) -> Sum {
         self.sum
     }
 
@@ -129,7 +124,7 @@ impl Entry {
     ///
     /// # Errors
     /// `Malformed`, or that of `visit`.
-    pub(crate) fn blocks<'a>(
+    pub(super) fn blocks<'a>(
         &'a self,
         mut visit: impl FnMut(EncodedBlock<'a>) -> Result<()>,
     ) -> Result<()> {
@@ -148,8 +143,9 @@ impl Entry {
 
 /// The meaning of the bytes at a place where an entry may begin.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// No entry of this log: never written, torn, or of another log.
+pub(super) enum Found {
+    /// No entry of this segment: never written, torn, of another log, or of an earlier use of the
+    /// segment's file.
     Nothing,
     /// The head of an entry of this log, which isn't whole.
     Torn(Head),
@@ -157,9 +153,13 @@ pub(crate) enum Found {
     Whole(Head, Entry),
 }
 
-/// Reads the entry of the log `nonce` at the beginning of `bytes`.
-pub(crate) fn find(bytes: &[u8], nonce: &[u8; NONCE_BYTES]) -> Found {
-    let Some((head, blocks, length)) = fields(bytes, nonce) else { return Found::Nothing };
+/// Reads the entry at the beginning of `bytes`, a part of that segment of the log `nonce`.
+pub(super) fn find(bytes: &[u8], nonce: &[u8; NONCE_BYTES], segment: u64) -> Found {
+    let Some((head, blocks, length)) =
+        fields(bytes).filter(|(head, ..)| head.nonce == *nonce && head.segment == segment)
+    else {
+        return Found::Nothing;
+    };
     let content = usize::try_from(length).ok().and_then(|length| length.checked_add(HEAD_BYTES));
     let whole = content.and_then(|content| {
         let (sum, _) = bytes.split_first_chunk::<HASH_BYTES>()?;
@@ -172,21 +172,24 @@ pub(crate) fn find(bytes: &[u8], nonce: &[u8; NONCE_BYTES]) -> Found {
     Found::Whole(head, Entry { bytes, content, blocks, number: head.number, sum })
 }
 
-fn fields(bytes: &[u8], nonce: &[u8; NONCE_BYTES]) -> Option<(Head, u32, u64)> {
+/// The head, the number of blocks and their length, if an entry begins here.
+fn fields(bytes: &[u8]) -> Option<(Head, u32, u64)> {
     let (magic, rest) = bytes.get(HASH_BYTES..)?.split_first_chunk()?;
     let (format, rest) = rest.split_first_chunk()?;
     let (blocks, rest) = rest.split_first_chunk()?;
-    let (found, rest) = rest.split_first_chunk()?;
-    let is_ours = *magic == MAGIC && u32::from_le_bytes(*format) == FORMAT && found == nonce;
-    let mut rest = is_ours.then_some(rest)?;
+    let (nonce, rest) = rest.split_first_chunk()?;
+    let is_entry = *magic == MAGIC && u32::from_le_bytes(*format) == FORMAT;
+    let mut rest = is_entry.then_some(rest)?;
     let mut number = || {
         let (number, left) = rest.split_first_chunk()?;
         rest = left;
         Some(u64::from_le_bytes(*number))
     };
-    let (incarnation, own, durable, length) = (number()?, number()?, number()?, number()?);
+    let (incarnation, own, durable) = (number()?, number()?, number()?);
+    let (segment, length) = (number()?, number()?);
     let (previous, _) = rest.split_first_chunk()?;
-    let head = Head { nonce: *nonce, incarnation, number: own, durable, previous: *previous };
+    let (nonce, previous) = (*nonce, *previous);
+    let head = Head { nonce, incarnation, number: own, durable, segment, previous };
     Some((head, u32::from_le_bytes(*blocks), length))
 }
 
@@ -207,7 +210,7 @@ mod tests {
     }
 
     fn head() -> Head {
-        Head { nonce: NONCE, incarnation: 3, number: 4, durable: 3, previous: [5; 16] }
+        Head { nonce: NONCE, incarnation: 3, number: 4, durable: 3, segment: 6, previous: [5; 16] }
     }
 
     fn made() -> (Entry, Vec<Link>) {
@@ -220,7 +223,7 @@ mod tests {
     fn an_entry_is_found_as_it_was_made_with_its_blocks() {
         let (entry, links) = made();
         assert_eq!(entry.as_bytes().len(), 2 * PAGE_BYTES);
-        let Found::Whole(found, again) = find(entry.as_bytes(), &NONCE) else { panic!() };
+        let Found::Whole(found, again) = find(entry.as_bytes(), &NONCE, 6) else { panic!() };
         assert_eq!((found, &again), (head(), &entry));
         let mut seen = Vec::new();
         again
@@ -240,8 +243,8 @@ mod tests {
         assert_eq!(&bytes[16..28], b"CAPSTLOG\x01\0\0\0");
         assert_eq!(bytes[28..32], [2, 0, 0, 0]);
         assert_eq!(bytes[32..48], NONCE);
-        assert_eq!((bytes[48], bytes[56], bytes[64]), (3, 4, 3));
-        assert_eq!(bytes[80..96], [5; 16]);
+        assert_eq!((bytes[48], bytes[56], bytes[64], bytes[72]), (3, 4, 3, 6));
+        assert_eq!(bytes[88..104], [5; 16]);
         assert_eq!(bytes[..16], xxh3_128(&bytes[16..entry.content]).to_le_bytes());
     }
 
@@ -251,13 +254,14 @@ mod tests {
         for bit in 0..entry.content * 8 {
             let mut bytes = entry.as_bytes().to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(!matches!(find(&bytes, &NONCE), Found::Whole(..)), "bit {bit}");
+            assert!(!matches!(find(&bytes, &NONCE, 6), Found::Whole(..)), "bit {bit}");
         }
         let mut torn = entry.as_bytes().to_vec();
         torn[PAGE_BYTES..].fill(0);
-        assert_eq!(find(&torn, &NONCE), Found::Torn(head()));
-        assert_eq!(find(&torn[..PAGE_BYTES], &NONCE), Found::Torn(head()));
-        assert_eq!(find(&torn[PAGE_BYTES..], &NONCE), Found::Nothing);
-        assert_eq!(find(entry.as_bytes(), &[8; 16]), Found::Nothing);
+        assert_eq!(find(&torn, &NONCE, 6), Found::Torn(head()));
+        assert_eq!(find(&torn[..PAGE_BYTES], &NONCE, 6), Found::Torn(head()));
+        assert_eq!(find(&torn[PAGE_BYTES..], &NONCE, 6), Found::Nothing);
+        assert_eq!(find(entry.as_bytes(), &[8; 16], 6), Found::Nothing);
+        assert_eq!(find(entry.as_bytes(), &NONCE, 7), Found::Nothing);
     }
 }

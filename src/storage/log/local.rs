@@ -1,11 +1,15 @@
-//! The log of a single machine: one LMDB transaction applies all the blocks of a group commit.
+//! The log of a single machine: a file of entries, each a group commit, in front of LMDB.
 //!
-//! The applied records *are* the log, so there is no history to read or trim, and nothing is
-//! written twice. It never applies a part of a block, and never continues after a failed commit.
+//! One write and one sync make an entry durable, and that is all that an answer waits for. A thread
+//! of its own moves entries to the environment later; reads find there what has been applied, and
+//! the store remembers the rest. Opening applies what an earlier process left in the log.
 //!
-//! **Invariants:** a shard's meta record names the last block, all of whose writes are applied. A
-//! block is applied only under the incarnation that the environment has on disk, which is the epoch
-//! of all claims of this process; so a process that was replaced is fenced by the data.
+//! The environment names its log by a random nonce, and the last entry that it has. It names none
+//! once it has everything, as after an end in order: the log is begun with the first append.
+//!
+//! **Invariants:** an entry is applied only after its sync. A block is appended only under the
+//! incarnation that the environment has on disk, which is the epoch of all claims of this process;
+//! so a process that was replaced is fenced by the data. Nothing is appended after a failure.
 
 use std::collections::hash_map::Entry;
 use std::path::Path;
@@ -16,26 +20,28 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::clock::monotonic;
-use crate::id::{Epoch, ObjectId, Shard};
+use crate::id::{Epoch, Shard};
 use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::dir::Access;
-use crate::storage::lmdb::disk::Disk;
-use crate::storage::lmdb::engine::{Changes, Environment, Snapshot};
-use crate::storage::lmdb::layout::keys::{RecordPath, below_prefix, space_prefixes};
+use crate::storage::lmdb::disk::{self, Disk};
+use crate::storage::lmdb::engine::Environment;
 use crate::storage::lmdb::layout::{
-    ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, Usage, damaged, shard_key,
+    ENVIRONMENT_KEY, EnvironmentRecord, Kind, LogState, ShardMeta, damaged, shard_key,
 };
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::room::Room;
-use crate::storage::lmdb::scan;
-use crate::storage::log::batch::Op;
-use crate::storage::log::reads::{Reads, VisitObject};
-use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
-use crate::storage::position::{Link, Position};
-use crate::storage::range::{Range, Visit};
-use crate::storage::space::Space;
+use crate::storage::log::applied::{Applied, Backlog};
+use crate::storage::log::applier::Applier;
+use crate::storage::log::apply::set_log;
+use crate::storage::log::block::ShardBlock;
+use crate::storage::log::entry::{Draft, Head};
+use crate::storage::log::opening::{open_to_read, open_to_write};
+use crate::storage::log::reader::Reader;
+use crate::storage::log::segments::{self, Segments};
+use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
+use crate::storage::position::{End, Link, NONCE_BYTES, Position};
 
 /// The options of the local log.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct LogOptions {
     pub(crate) map_bytes: usize,
     /// Bytes of the disk, and of the map, that growth leaves free; `None` for the default.
     pub(crate) reserve_bytes: Option<u64>,
+    /// The size and age of what may wait to be applied.
+    pub(crate) backlog: Backlog,
     /// The access: reading alone, or writing too.
     pub(crate) access: Access,
     /// The user that the data belong to, and that writes them.
@@ -58,158 +66,88 @@ impl Default for LogOptions {
             commit_delay: Duration::ZERO,
             map_bytes: MAP_BYTES,
             reserve_bytes: None,
+            backlog: Backlog::default(),
             access: Access::Full,
             owner: Owner::ours(),
         }
     }
 }
 
-/// The writing side, which applies blocks to the environment. The commit thread owns it.
+/// The writing side. The commit thread owns it.
 #[derive(Debug)]
 pub(crate) struct LocalLog {
     env: Arc<Environment>,
-    commit_delay: Duration,
+    options: LogOptions,
     metrics: Arc<Metrics>,
     room: Arc<Room>,
+    applied: Arc<Applied>,
+    /// Begun with the first append.
+    writer: Option<Writer>,
+    failure: Option<Arc<StorageError>>,
     /// The ends of the chains that this log has extended. While the incarnation is ours, no other
     /// process changes them.
     ends: FxHashMap<Shard, Link>,
 }
 
-/// Reads the records that the log has applied. The vat thread owns it; it keeps the environment
-/// open.
-#[derive(Clone, Debug)]
-pub(crate) struct Reader {
-    env: Arc<Environment>,
-    metrics: Arc<Metrics>,
+#[derive(Debug)]
+struct Writer {
+    nonce: [u8; NONCE_BYTES],
+    last: End,
+    segments: Segments,
+    applier: Applier,
 }
 
-/// Opens or creates the environment in `path`; returns its log and a reader of it.
+/// Opens or creates the environment in `path`, and applies what an earlier process left in its log;
+/// returns its log and a reader of it.
 ///
 /// # Errors
-/// `NotADirectory`, `NotOurs`, `Format`, `InUse`, `DataMissing`, `CorruptRecord`: the data are
-/// unchanged. `Io`, `Lmdb`, `MapFull`: at most, this opening was counted.
+/// `NotADirectory`, `NotOurs`, `Format`, `InUse`, `DataMissing`, `CorruptRecord`, `LogDamaged`: the
+/// data are unchanged. `Io`, `Lmdb`, `MapFull`: at most, this opening was counted, and a part of
+/// the log applied.
 pub(crate) fn open(
     path: &Path,
     options: LogOptions,
     metrics: Arc<Metrics>,
 ) -> Result<(LocalLog, Reader)> {
-    let (kind, map_bytes) = (Kind::Objects, options.map_bytes);
     let env = Arc::new(match options.access {
-        Access::Full => Environment::open(path, kind, map_bytes)?,
-        Access::Read => Environment::open_to_read(path, kind, map_bytes, options.owner)?,
+        Access::Full => open_to_write(path, options.map_bytes, &metrics)?,
+        Access::Read => open_to_read(path, options.map_bytes, options.owner, &metrics)?,
     });
-    let reader = Reader { env: env.clone(), metrics: metrics.clone() };
-    let room = Arc::new(room(path, &env, options.reserve_bytes)?);
-    let (commit_delay, ends) = (options.commit_delay, FxHashMap::default());
-    Ok((LocalLog { env, commit_delay, metrics, room, ends }, reader))
+    let applied = Arc::new(Applied::new(options.backlog, metrics.clone()));
+    let reader = Reader::new(env.clone(), applied.clone(), metrics.clone());
+    let room = Arc::new(room(path, &env, &applied, options.reserve_bytes)?);
+    let (writer, failure, ends) = (None, None, FxHashMap::default());
+    Ok((LocalLog { env, options, metrics, room, applied, writer, failure, ends }, reader))
 }
 
-fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Room> {
+fn room(
+    path: &Path,
+    env: &Arc<Environment>,
+    applied: &Arc<Applied>,
+    reserve: Option<u64>,
+) -> Result<Room> {
     let path = path.to_owned();
     let total = Disk::of(&path)?.total.min(env.map_bytes());
     let usual = (total / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
     let reserve = reserve.unwrap_or(usual);
     // The measure may outlive the storage, if that is closed first.
-    let env = Arc::downgrade(env);
+    let (env, applied) = (Arc::downgrade(env), applied.clone());
     let measure = move || {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
         let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
         // Free pages in the engine count too, but only down to half the reserve: they may be too
         // scattered for a large value, or held back by a reader.
         let may_reuse = (reserve / 2..reserve).contains(&left);
-        if may_reuse { Ok(left + env.bytes_reusable()?) } else { Ok(left) }
+        let left = if may_reuse { left + env.bytes_reusable()? } else { left };
+        // The backlog will take room in the environment, and records don't fill their pages.
+        let left = left.saturating_sub(2 * applied.bytes());
+        if left < reserve {
+            // It may give room back, too.
+            applied.hurry();
+        }
+        Ok(left)
     };
     Ok(Room::new(reserve, Box::new(measure)))
-}
-
-impl Reader {
-    /// Runs `body` on a snapshot of the environment, on any thread.
-    pub(crate) fn snapshot<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        self.env.read(body)
-    }
-
-    /// The environment itself, to inspect the engine's own records.
-    #[cfg(test)]
-    pub(crate) fn environment(&self) -> &Arc<Environment> {
-        &self.env
-    }
-}
-
-// Each read takes a fresh snapshot: keeping one would need a reference into this struct itself.
-impl Reads for Reader {
-    fn check_files(&self) -> Result<()> {
-        self.env.check_files()
-    }
-
-    fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let path = RecordPath::new(object, space, key)?;
-        self.metrics.storage_reads_total.add(1);
-        self.env.read(|snapshot| Ok(snapshot.get(&path.record)?.map(<[u8]>::to_vec)))
-    }
-
-    fn identity(&self, object: ObjectId) -> Result<[Option<Vec<u8>>; 2]> {
-        let header = RecordPath::new(object, Space::Header, &[])?.record;
-        let usage = RecordPath::new(object, Space::Usage, &[])?.record;
-        self.metrics.storage_reads_total.add(1);
-        self.env.read(|snapshot| {
-            let Some(header) = snapshot.get(&header)?.map(<[u8]>::to_vec) else {
-                return Ok([None, None]);
-            };
-            Ok([Some(header), snapshot.get(&usage)?.map(<[u8]>::to_vec)])
-        })
-    }
-
-    fn get_many(
-        &self,
-        object: ObjectId,
-        space: Space,
-        keys: &[&[u8]],
-    ) -> Result<Vec<Option<Vec<u8>>>> {
-        self.metrics.storage_reads_total.add(keys.len() as u64);
-        self.env.read(|snapshot| {
-            let get = |key: &&[u8]| {
-                let path = RecordPath::new(object, space, key)?;
-                Ok(snapshot.get(&path.record)?.map(<[u8]>::to_vec))
-            };
-            keys.iter().map(get).collect()
-        })
-    }
-
-    fn length(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<usize>> {
-        let path = RecordPath::new(object, space, key)?;
-        self.metrics.storage_reads_total.add(1);
-        self.env.read(|snapshot| snapshot.length(&path.record))
-    }
-
-    fn scan(
-        &self,
-        object: ObjectId,
-        space: Space,
-        range: &Range,
-        visit: &mut Visit<'_>,
-    ) -> Result<()> {
-        self.metrics.storage_reads_total.add(1);
-        self.env.read(|snapshot| scan::scan(snapshot, object, space, range, visit))
-    }
-
-    fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
-        self.env.read(|snapshot| {
-            let mut last = None;
-            while let Some(object) = scan::next_object(snapshot, last)? {
-                last = Some(object);
-                let header = RecordPath::new(object, Space::Header, &[])?.record;
-                let Some(header) = snapshot.get(&header)? else { continue };
-                let record = RecordPath::new(object, Space::Usage, &[])?.record;
-                let usage = match snapshot.get(&record)? {
-                    Some(bytes) => Usage::decode(bytes).ok_or_else(|| damaged(&record))?,
-                    None => self.count(object)?,
-                };
-                visit(object, header, usage);
-            }
-            Ok(())
-        })
-    }
 }
 
 impl LocalLog {
@@ -218,9 +156,81 @@ impl LocalLog {
         self.room.clone()
     }
 
-    fn meta(&self, shard: Shard) -> Result<ShardMeta> {
-        let key = shard_key(shard);
-        self.env.read(|snapshot| decode_meta(&key, snapshot.get(&key)?))
+    /// The only epoch whose blocks are appended.
+    fn owner(&self) -> Result<Epoch> {
+        self.env.read(|snapshot| {
+            let record = snapshot.get(&ENVIRONMENT_KEY)?;
+            let record = record.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?;
+            Ok(Epoch(EnvironmentRecord::decode(record, Kind::Objects)?.incarnation))
+        })
+    }
+
+    /// Begins the log: a first segment, and its nonce in the environment.
+    fn begin(&mut self) -> Result<()> {
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| StorageError::Panicked(format!("no random bytes: {error}")))?;
+        nonce[0] |= 1;
+        let segments = Segments::begin(self.env.path())?;
+        self.applied.watch(segments.watched());
+        let last = End { segment: segments::FIRST, ..End::default() };
+        let state = LogState { nonce, applied: last };
+        let begun = self.env.write(|changes| set_log(changes, None, Some(state)));
+        begun.map_err(StorageError::Latched)?;
+        let (env, applied) = (self.env.clone(), self.applied.clone());
+        let applier = Applier::start(env, nonce, applied)?;
+        self.writer = Some(Writer { nonce, last, segments, applier });
+        Ok(())
+    }
+
+    fn write(&mut self, blocks: &[ShardBlock]) -> Result<Vec<Outcome>> {
+        self.env.check_files()?;
+        let owner = self.owner()?;
+        let mut draft = Draft::new();
+        let mut outcomes = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            outcomes.push(match self.last_if_next(block, owner)? {
+                Some(last) => {
+                    *last = draft.add(block);
+                    Outcome::Position(*last)
+                }
+                None => Outcome::Fenced,
+            });
+        }
+        if draft.is_empty() {
+            return Ok(outcomes);
+        }
+        if self.writer.is_none() {
+            self.begin()?;
+        }
+        self.applied.make_room();
+        let Some(writer) = &mut self.writer else { return Ok(outcomes) };
+        let (number, previous) = (writer.last.number + 1, writer.last.sum);
+        let (incarnation, durable, nonce) = (owner.0, number - 1, writer.nonce);
+        let segment = writer.segments.place(draft.length(), || self.applied.catch_up())?;
+        if segment != writer.last.segment {
+            self.applied.watch(writer.segments.watched());
+        }
+        let entry = draft.finish(&Head { nonce, incarnation, number, durable, segment, previous });
+        thread::sleep(self.options.commit_delay);
+        writer.segments.write(&entry)?;
+        // Writes to an environment without a name would be lost when they are applied.
+        self.env.check_files()?;
+        writer.last = End { number, sum: entry.sum(), segment };
+        self.applied.push(entry, writer.last);
+        Ok(outcomes)
+    }
+
+    /// The end of the block's chain, if the block may follow it.
+    fn last_if_next(&mut self, block: &ShardBlock, owner: Epoch) -> Result<Option<&mut Link>> {
+        if block.epoch != owner {
+            return Ok(None);
+        }
+        let last = match self.ends.entry(block.shard) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(meta(&self.env, block.shard)?.link),
+        };
+        Ok((block.previous == *last).then_some(last))
     }
 }
 
@@ -228,22 +238,22 @@ impl ShardLog for LocalLog {
     fn claim(&mut self, shard: Shard) -> Result<Claim> {
         // Opening the environment durably made the epoch newer than all before it.
         let epoch = Epoch(self.env.incarnation());
-        Ok(Claim { epoch, link: self.meta(shard)?.link })
+        Ok(Claim { epoch, link: self.last(shard)? })
     }
 
     fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
         let began = monotonic();
-        let (ends, delay) = (&mut self.ends, self.commit_delay);
-        let committed = self.env.write(|changes| {
-            let owner = owner(changes)?;
-            let apply = |block| apply(changes, owner, ends, block);
-            let outcomes = blocks.iter().map(apply).collect::<Result<Vec<_>>>()?;
-            thread::sleep(delay);
-            Ok(outcomes)
-        });
-        let outcomes = match committed {
+        let failure = self.failure.as_ref().or(self.applied.failure());
+        if let Some(failure) = failure {
+            return vec![Outcome::Unknown(failure.clone()); blocks.len()];
+        }
+        let outcomes = match self.write(blocks) {
             Ok(outcomes) => outcomes,
-            Err(error) => return vec![Outcome::Unknown(error); blocks.len()],
+            Err(error) => {
+                let failure = Arc::new(disk::explained(error, self.env.path()));
+                self.failure = Some(failure.clone());
+                return vec![Outcome::Unknown(failure); blocks.len()];
+            }
         };
         self.metrics.commits_total.add(1);
         self.metrics.commit_microseconds_total.add(began.elapsed().as_micros() as u64);
@@ -257,8 +267,12 @@ impl ShardLog for LocalLog {
         outcomes
     }
 
+    fn applied(&self) -> Option<Arc<Applied>> {
+        Some(self.applied.clone())
+    }
+
     fn last(&self, shard: Shard) -> Result<Link> {
-        Ok(self.meta(shard)?.link)
+        self.ends.get(&shard).map_or_else(|| Ok(meta(&self.env, shard)?.link), |last| Ok(*last))
     }
 
     fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
@@ -276,158 +290,33 @@ impl ShardLog for LocalLog {
     }
 }
 
-/// The only epoch whose blocks are applied.
-fn owner(changes: &Changes<'_>) -> Result<Epoch> {
-    let record = changes.get(&ENVIRONMENT_KEY)?.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?;
-    Ok(Epoch(EnvironmentRecord::decode(record, Kind::Objects)?.incarnation))
-}
-
-fn apply(
-    changes: &mut Changes<'_>,
-    owner: Epoch,
-    ends: &mut FxHashMap<Shard, Link>,
-    block: &ShardBlock,
-) -> Result<Outcome> {
-    if block.epoch != owner {
-        return Ok(Outcome::Fenced);
-    }
-    let meta_key = shard_key(block.shard);
-    let last = match ends.entry(block.shard) {
-        Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(unknown) => {
-            unknown.insert(decode_meta(&meta_key, changes.get(&meta_key)?)?.link)
+impl Drop for LocalLog {
+    /// Applies the rest. If that succeeds the environment needs no log any more; otherwise the next
+    /// opening finds it.
+    fn drop(&mut self) {
+        let Some(Writer { nonce, segments, mut applier, .. }) = self.writer.take() else { return };
+        let is_whole = applier.close();
+        drop(segments);
+        if !is_whole || self.failure.is_some() {
+            return;
         }
-    };
-    if block.previous != *last {
-        return Ok(Outcome::Fenced);
-    }
-    for set in &block.writes {
-        for op in set.ops() {
-            apply_op(changes, set.object(), op?)?;
-        }
-    }
-    // If this isn't committed, nothing ever is.
-    *last = block.link();
-    changes.put(&meta_key, &ShardMeta { epoch: owner, link: *last }.encode())?;
-    Ok(Outcome::Position(*last))
-}
-
-fn apply_op(changes: &mut Changes<'_>, object: ObjectId, op: Op<'_>) -> Result<()> {
-    match op {
-        Op::Put { space, key, value } => {
-            let path = RecordPath::new(object, space, key)?;
-            for link in &path.links {
-                // Written without a look at the old record: it must be this one in any case.
-                changes.put(link, b"")?;
-            }
-            changes.put(&path.record, value)
-        }
-        Op::Delete { space, key } => {
-            let path = RecordPath::new(object, space, key)?;
-            changes.delete(&path.record)?;
-            for link in path.links.iter().rev() {
-                if changes.has_any(&below_prefix(link))? {
-                    break;
-                }
-                changes.delete(link)?;
-            }
-            Ok(())
-        }
-        Op::Clear { space } => {
-            let [top, nodes] = space_prefixes(object, space);
-            changes.delete_all(&top)?;
-            changes.delete_all(&nodes)
+        let closed = self.env.write(|changes| set_log(changes, Some(nonce), None));
+        if closed.is_ok() {
+            // The next opening does it otherwise.
+            let _ = segments::give_up_before(self.env.path(), u64::MAX);
         }
     }
 }
 
-fn decode_meta(key: &[u8], record: Option<&[u8]>) -> Result<ShardMeta> {
-    record.map_or(Ok(ShardMeta::default()), |record| {
-        ShardMeta::decode(record).ok_or_else(|| damaged(key))
+/// The meta record of a shard, as of the last entry that was applied.
+fn meta(env: &Environment, shard: Shard) -> Result<ShardMeta> {
+    let key = shard_key(shard);
+    env.read(|snapshot| {
+        snapshot.get(&key)?.map_or(Ok(ShardMeta::default()), |record| {
+            ShardMeta::decode(record).ok_or_else(|| damaged(&key))
+        })
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::storage::log::batch::WriteSet;
-
-    const OBJECT: ObjectId = ObjectId::from_bytes([3; 16]);
-    const SHARD: Shard = Shard(0x0303);
-    const MAP: usize = 1 << 20;
-
-    fn start(dir: &TempDir) -> (LocalLog, Reader) {
-        let options = LogOptions { map_bytes: MAP, ..LogOptions::default() };
-        open(dir.path(), options, Arc::default()).unwrap()
-    }
-
-    fn put(object: ObjectId, key: &[u8], value: &[u8]) -> WriteSet {
-        let mut set = WriteSet::new(object);
-        set.put(Space::Data, key, value).unwrap();
-        set
-    }
-
-    fn block(claim: Claim, set: WriteSet) -> ShardBlock {
-        let shard = set.object().home_shard();
-        ShardBlock { shard, epoch: claim.epoch, previous: claim.link, writes: vec![set] }
-    }
-
-    fn append(log: &mut LocalLog, block: ShardBlock) -> Option<Link> {
-        match log.append(&[block]).as_slice() {
-            [Outcome::Position(link)] => Some(*link),
-            [Outcome::Fenced] => None,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn get(reader: &Reader, key: &[u8]) -> Option<Vec<u8>> {
-        reader.get(OBJECT, Space::Data, key).unwrap()
-    }
-
-    #[test]
-    fn only_what_was_applied_is_counted() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut log, _reader) = start(&dir);
-        let claim = log.claim(SHARD).unwrap();
-        let fenced = Claim { epoch: Epoch(0), ..claim };
-        let other = put(ObjectId::from_bytes([4; 16]), b"k", b"1");
-        log.append(&[block(fenced, other), block(claim, put(OBJECT, b"k", b"1"))]);
-        assert_eq!(log.metrics.turns_committed_total.get(), 1);
-        assert_eq!(log.metrics.commits_total.get(), 1);
-    }
-
-    #[test]
-    fn a_failed_append_is_unknown_and_the_last_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut log, reader) = start(&dir);
-        let claim = log.claim(SHARD).unwrap();
-        let large = block(claim, put(OBJECT, b"k", &vec![0; 2 * MAP]));
-        assert!(matches!(log.append(&[large])[..], [Outcome::Unknown(_)]));
-        let small = block(claim, put(OBJECT, b"k", b"1"));
-        assert!(matches!(log.append(&[small])[..], [Outcome::Unknown(_)]));
-        assert_eq!(get(&reader, b"k"), None);
-        assert_eq!(log.metrics.commits_total.get(), 0);
-        assert!(reader.metrics.storage_reads_total.get() > 0);
-    }
-
-    #[test]
-    fn a_damaged_value_is_named_and_never_served() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut log, reader) = start(&dir);
-        let claim = log.claim(SHARD).unwrap();
-        append(&mut log, block(claim, put(OBJECT, b"k\xff", b"value"))).unwrap();
-        let key = RecordPath::new(OBJECT, Space::Data, b"k\xff").unwrap().record;
-        let damage = |changes: &mut Changes<'_>| {
-            let mut stored = changes.get_raw(&key);
-            stored[6] ^= 1;
-            changes.put_raw(&key, &stored);
-            Ok(())
-        };
-        log.env.write(damage).unwrap();
-        let error = reader.get(OBJECT, Space::Data, b"k\xff").unwrap_err();
-        let StorageError::Corrupt { object, space: 1, key } = error else { panic!("{error}") };
-        assert_eq!((object, key.as_str()), (OBJECT, "k\\xff"));
-    }
-}
+mod tests;

@@ -1,16 +1,16 @@
 //! The log of each shard: the interface, the log on one machine, and the thread that appends to it.
-//!
-//! `entry`, `segments` and `recovery` are a log of files. No server writes one yet: the suite of
-//! all storages runs on it.
 
+pub(crate) mod applied;
+mod applier;
+mod apply;
 pub(crate) mod batch;
+pub(crate) mod block;
 pub(crate) mod committer;
-#[cfg(test)]
-pub(crate) mod entry;
+mod entry;
 pub(crate) mod local;
+pub(crate) mod opening;
+pub(crate) mod reader;
 pub(crate) mod reads;
-#[cfg(test)]
-pub(crate) mod recovery;
-#[cfg(test)]
+mod recovery;
 pub(crate) mod segments;
 pub(crate) mod shard_log;

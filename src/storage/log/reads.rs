@@ -11,8 +11,8 @@ use crate::storage::space::Space;
 /// Takes an object, its header, and the amount stored in it.
 pub(crate) type VisitObject<'a> = dyn FnMut(ObjectId, &[u8], Usage) + 'a;
 
-/// Reads the records that a log has applied, for the vat thread. A read that begins after a commit
-/// was reported sees that commit.
+/// Reads the records that a log has applied, for the vat thread. A read that begins after
+/// blocks were reported as applied sees them.
 pub(crate) trait Reads {
     /// Checks that the files of the storage are as they must be.
     ///

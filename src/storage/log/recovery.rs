@@ -6,31 +6,24 @@
 //! damaged, and nothing is served.
 //!
 //! **Invariant:** it never skips an entry, and never takes one of another log for its own: the
-//! nonce, the number and the previous checksum must all fit.
+//! nonce, the segment, the number and the previous checksum must all fit.
 
 use std::io::Read as _;
 use std::path::Path;
 
 use crate::storage::error::{Result, StorageError, io_error};
+use crate::storage::lmdb::layout::LogState;
 use crate::storage::lmdb::owned::Owner;
-use crate::storage::log::entry::{End, Entry, Found, Head, NONCE_BYTES, PAGE_BYTES, Sum, find};
+use crate::storage::log::entry::{Entry, Found, Head, PAGE_BYTES, find};
 use crate::storage::log::segments;
-
-/// A log, and how much of it is known to be elsewhere already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LogState {
-    /// The random name under which the entries are written.
-    pub(crate) nonce: [u8; NONCE_BYTES],
-    /// The last entry whose writes were applied.
-    pub(crate) applied: End,
-}
+use crate::storage::position::{End, Sum};
 
 /// Calls `visit`, in order, with each entry after `log.applied`.
 ///
 /// # Errors
 /// `LogDamaged` when a segment is missing, or an entry that was acknowledged is; `Io`; the error of
 /// `visit`.
-pub(crate) fn replay(
+pub(super) fn replay(
     dir: &Path,
     owner: Owner,
     log: &LogState,
@@ -77,7 +70,7 @@ impl Walk<'_> {
     /// Reads one segment; returns false if it holds an entry that doesn't follow.
     fn segment(&mut self, segment: u64, bytes: &[u8]) -> Result<bool> {
         let mut at = 0;
-        while let Found::Whole(head, entry) = find(&bytes[at..], &self.log.nonce) {
+        while let Found::Whole(head, entry) = find(&bytes[at..], &self.log.nonce, segment) {
             if !self.follows(&head, &entry) {
                 return Ok(false);
             }
@@ -88,7 +81,7 @@ impl Walk<'_> {
             }
             at = (at + length).min(bytes.len());
         }
-        Ok(!self.has_more(&bytes[at..]))
+        Ok(!self.has_more(segment, &bytes[at..]))
     }
 
     fn follows(&self, head: &Head, entry: &Entry) -> bool {
@@ -105,10 +98,10 @@ impl Walk<'_> {
     }
 
     /// Tells whether any other entry of the log begins here than the one that may be torn.
-    fn has_more(&self, bytes: &[u8]) -> bool {
+    fn has_more(&self, segment: u64, bytes: &[u8]) -> bool {
         let expected = self.expected();
         bytes.chunks(PAGE_BYTES).enumerate().any(|(page, _)| {
-            match find(&bytes[page * PAGE_BYTES..], &self.log.nonce) {
+            match find(&bytes[page * PAGE_BYTES..], &self.log.nonce, segment) {
                 Found::Nothing => false,
                 Found::Torn(head) => head.number != expected,
                 Found::Whole(..) => true,

@@ -1,12 +1,16 @@
 //! The files of the log on one machine: segments, which are filled from the first to the last.
 //!
-//! A segment is written with zeros and synced before the first entry goes into it. So a sync of
+//! Every block of a segment has been on the disk before the first entry goes into it. So a sync of
 //! data alone makes an entry durable, since neither the length of the file nor its blocks change.
 //! The next segment is made by a thread of its own while the present one fills; the first is small,
 //! and each is twice as long as the one before, up to a limit.
 //!
-//! **Invariants:** nothing is written over an entry. A segment is removed only when the environment
-//! durably has every entry in it and a later one.
+//! A segment that isn't needed any more becomes a spare one, and a spare one becomes the next: so a
+//! log goes on when the disk is full. Entries name their segment, by which the bytes of an earlier
+//! use are told from those of the present one.
+//!
+//! **Invariants:** nothing is written over an entry that the environment doesn't durably have, with
+//! a later one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,13 +20,15 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use crate::storage::error::{Result, StorageError, io_error};
-use crate::storage::lmdb::disk::Disk;
+use crate::storage::lmdb::disk::{self, Disk};
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
 use crate::storage::log::entry::Entry;
 
 const PREFIX: &str = "segment-";
-const FIRST_BYTES: u64 = 1 << 20;
+/// Two, so that a log can go from one to the other and back.
+const SPARES: [&str; 2] = ["spare-1", "spare-2"];
+const FIRST_BYTES: u64 = 256 << 10;
 const BYTES_MAX: u64 = 32 << 20;
 /// A segment takes at most this fraction of the free room, unless it is of the first length.
 const ROOM_FRACTION: u64 = 16;
@@ -31,11 +37,11 @@ const FILE_MODE: u32 = 0o600;
 const ZEROS: &[u8] = &[0; 64 << 10];
 
 /// The number of the first segment of every log.
-pub(crate) const FIRST: u64 = 1;
+pub(super) const FIRST: u64 = 1;
 
 /// The segments of a log that is being written.
 #[derive(Debug)]
-pub(crate) struct Segments {
+pub(super) struct Segments {
     dir: PathBuf,
     current: Segment,
     /// Makes the next one; `None` only while they are exchanged.
@@ -53,27 +59,39 @@ struct Segment {
 }
 
 impl Segments {
-    /// Makes the first segment in `dir`, which must hold none.
+    /// Makes the first segment in `dir`, which must hold none but spare ones.
     ///
     /// # Errors
     /// `Io`, `NoSpace`.
-    pub(crate) fn begin(dir: &Path) -> Result<Self> {
-        let current = make(dir, FIRST, FIRST_BYTES)?;
-        let next = make_ahead(dir, FIRST + 1, FIRST_BYTES * 2)?;
+    pub(super) fn begin(dir: &Path) -> Result<Self> {
+        let current = make(dir, FIRST, (0, FIRST_BYTES))?;
+        let next = make_ahead(dir, FIRST + 1, current.bytes * 2)?;
         Ok(Self { dir: dir.to_owned(), current, next: Some(next) })
     }
 
-    /// Makes the entry durable; returns the number of its segment.
+    /// Finds the place for an entry of this many bytes; returns the number of its segment. If no
+    /// segment can be made, `release` is called, and has to give up all those before the present
+    /// one.
     ///
     /// # Errors
-    /// `Io`, `NoSpace`, `FileChanged`: it is unknown whether the disk has the entry, and no other
-    /// may follow.
-    pub(crate) fn append(&mut self, entry: &Entry) -> Result<u64> {
-        let bytes = entry.as_bytes();
-        if self.current.bytes - self.current.at < bytes.len() as u64 {
-            self.advance(bytes.len() as u64)?;
+    /// `Io`, `NoSpace`, or that of `release`: nothing was written, and nothing can be.
+    pub(super) fn place(
+        &mut self,
+        bytes: u64,
+        release: impl FnOnce() -> Result<()>,
+    ) -> Result<u64> {
+        if self.current.bytes - self.current.at < bytes {
+            self.advance(bytes, release)?;
         }
-        let segment = &mut self.current;
+        Ok(self.current.number)
+    }
+
+    /// Makes the entry durable, at the place that was found for it.
+    ///
+    /// # Errors
+    /// `Io`, `FileChanged`: it is unknown whether the disk has the entry, and no other may follow.
+    pub(super) fn write(&mut self, entry: &Entry) -> Result<()> {
+        let (bytes, segment) = (entry.as_bytes(), &mut self.current);
         let path = || path(&self.dir, segment.number);
         segment
             .file
@@ -82,20 +100,33 @@ impl Segments {
             .map_err(|error| io_error("write", &path())(error))?;
         segment.watched.check()?;
         segment.at += bytes.len() as u64;
-        Ok(segment.number)
+        Ok(())
+    }
+
+    /// The file that is being written.
+    pub(super) fn watched(&self) -> Arc<Watched> {
+        self.current.watched.clone()
     }
 
     /// Goes to the next segment with room for this many bytes.
-    fn advance(&mut self, needed: u64) -> Result<()> {
-        let made = self.next.take().map(JoinHandle::join);
-        let Some(Ok(made)) = made else {
+    fn advance(&mut self, needed: u64, release: impl FnOnce() -> Result<()>) -> Result<()> {
+        let number = self.current.number + 1;
+        let Some(Ok(made)) = self.next.take().map(JoinHandle::join) else {
             return Err(StorageError::Panicked("no segment of the log was made".to_owned()));
         };
-        let made = made?;
-        self.current =
-            if made.bytes >= needed { made } else { make(&self.dir, made.number + 1, needed)? };
-        let number = self.current.number + 1;
-        self.next = Some(make_ahead(&self.dir, number, self.current.bytes * 2)?);
+        self.current = match made {
+            Ok(made) if made.bytes >= needed => made,
+            Ok(_) => {
+                give_up(&self.dir, number)?;
+                make(&self.dir, number, (needed, needed))?
+            }
+            Err(StorageError::NoSpace { .. }) => {
+                release()?;
+                make(&self.dir, number, (needed, needed))?
+            }
+            Err(error) => return Err(error),
+        };
+        self.next = Some(make_ahead(&self.dir, number + 1, self.current.bytes * 2)?);
         Ok(())
     }
 }
@@ -115,43 +146,71 @@ fn make_ahead(dir: &Path, number: u64, wanted: u64) -> Result<JoinHandle<Result<
     let failed = io_error("start the thread", Path::new(&name));
     let made = move || {
         let room = Disk::of(&dir).map_or(0, |disk| disk.left / ROOM_FRACTION);
-        let room = room - room % FIRST_BYTES;
-        make(&dir, number, wanted.min(BYTES_MAX).min(room.max(FIRST_BYTES)))
+        let room = (room - room % FIRST_BYTES).max(FIRST_BYTES);
+        make(&dir, number, (0, wanted.min(BYTES_MAX).min(room)))
     };
     Builder::new().name(name.clone()).spawn(made).map_err(failed)
 }
 
-/// Makes a segment of this many bytes, durably.
-fn make(dir: &Path, number: u64, bytes: u64) -> Result<Segment> {
+/// Makes a segment durably, of at least `needed` bytes, and of `wanted` if there is room.
+fn make(dir: &Path, number: u64, (needed, wanted): (u64, u64)) -> Result<Segment> {
     let path = path(dir, number);
-    let made = || -> io::Result<File> {
+    let spare = spares(dir)?.into_iter().max().filter(|(bytes, _)| *bytes >= needed.max(1));
+    let reuse = |(bytes, spare): (u64, PathBuf)| -> io::Result<(File, u64)> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(FILE_MODE);
-        let file = Owner::ours().open_with(&mut options, &path)?;
+        let file = Owner::ours().open_with(options.read(true).write(true), &spare)?;
+        // A process that was killed may have left it without a sync.
+        file.sync_all()?;
+        fs::rename(&spare, &path)?;
+        Ok((file, bytes))
+    };
+    let made = match spare {
+        Some(spare) if spare.0 >= wanted => reuse(spare),
+        spare => match (create(&path, wanted), spare) {
+            (Err(error), Some(spare)) if disk::is_full(&error) => reuse(spare),
+            (created, _) => created.map(|file| (file, wanted)),
+        },
+    };
+    let made = made.and_then(|made| File::open(dir)?.sync_all().map(|()| made));
+    let explained = |error| disk::explained(io_error("make", &path)(error), dir);
+    let (file, bytes) = made.map_err(explained)?;
+    Ok(Segment { number, file, bytes, at: 0, watched: Watched::new([path])? })
+}
+
+/// A new file of zeros, all of whose blocks are on the disk.
+fn create(path: &Path, bytes: u64) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(FILE_MODE);
+    let file = Owner::ours().open_with(&mut options, path)?;
+    let fill = || {
         let mut at = 0;
         while at < bytes {
             let length = (bytes - at).min(ZEROS.len() as u64);
             file.write_all_at(&ZEROS[..length as usize], at)?;
             at += length;
         }
-        file.sync_all()?;
-        File::open(dir)?.sync_all()?;
-        Ok(file)
+        file.sync_all()
     };
-    let file = made().map_err(io_error("make", &path))?;
-    Ok(Segment { number, file, bytes, at: 0, watched: Watched::new([path])? })
+    match fill() {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            // A part of it is of no use, and takes room.
+            let _ = fs::remove_file(path);
+            Err(error)
+        }
+    }
 }
 
 /// The path of a segment.
-pub(crate) fn path(dir: &Path, number: u64) -> PathBuf {
+pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{PREFIX}{number}"))
 }
 
-/// The numbers of the segments in `dir`, in their order.
+/// The numbers of the segments in `dir`, in their order, without spare ones.
 ///
 /// # Errors
 /// `Io`.
-pub(crate) fn list(dir: &Path) -> Result<Vec<u64>> {
+pub(super) fn list(dir: &Path) -> Result<Vec<u64>> {
     let failed = io_error("list", dir);
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(&failed)? {
@@ -163,14 +222,44 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Removes the segments with smaller numbers than `first`.
+/// All files of the log in `dir`, with the spare ones.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let segments = list(dir)?.into_iter().map(|number| path(dir, number));
+    let spares = spares(dir)?.into_iter().filter(|(bytes, _)| *bytes > 0);
+    Ok(segments.chain(spares.map(|(_, path)| path)).collect())
+}
+
+/// Gives up the segments with smaller numbers than `first`: two become spare ones.
 ///
 /// # Errors
 /// `Io`: some may be left.
-pub(crate) fn remove_before(dir: &Path, first: u64) -> Result<()> {
-    for number in list(dir)?.into_iter().take_while(|number| *number < first) {
-        let path = path(dir, number);
-        fs::remove_file(&path).map_err(io_error("remove", &path))?;
+pub(super) fn give_up_before(dir: &Path, first: u64) -> Result<()> {
+    let numbers = list(dir)?.into_iter().take_while(|number| *number < first);
+    numbers.into_iter().try_for_each(|number| give_up(dir, number))
+}
+
+fn give_up(dir: &Path, number: u64) -> Result<()> {
+    let path = path(dir, number);
+    let bytes = fs::symlink_metadata(&path).map_err(io_error("look at", &path))?.len();
+    let place = spares(dir)?.into_iter().min().filter(|(shorter, _)| *shorter < bytes);
+    match place {
+        Some((_, place)) => fs::rename(&path, place).map_err(io_error("rename", &path)),
+        None => fs::remove_file(&path).map_err(io_error("remove", &path)),
     }
-    Ok(())
+}
+
+/// The places of spare segments, each with the bytes that are there.
+fn spares(dir: &Path) -> Result<[(u64, PathBuf); SPARES.len()]> {
+    let mut places = SPARES.map(|name| (0, dir.join(name)));
+    for (bytes, path) in &mut places {
+        match fs::symlink_metadata(&*path) {
+            Ok(found) => *bytes = found.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("look at", path)(error)),
+        }
+    }
+    Ok(places)
 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use super::Store;
 use crate::id::ObjectId;
 use crate::storage::error::Result;
-use crate::storage::log::local::Reader;
+use crate::storage::log::reader::Reader;
 use crate::storage::range::Range;
 use crate::storage::space::Space;
 

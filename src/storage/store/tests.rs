@@ -136,6 +136,8 @@ fn low_space_refuses_growth_lets_deletes_through_and_nothing_is_ever_full() {
         }
         commit(&mut store, &progressed);
     }
+    // The room is there once the deletions were applied.
+    store.reader().unwrap().snapshot(|_| Ok(())).unwrap();
     store.begin(account.clone());
     put(&mut store, &account, b"again", &[7; 3_000]).unwrap();
     commit(&mut store, &progressed);
@@ -166,18 +168,20 @@ fn a_full_map_ends_all_writing_and_loses_nothing() {
         put(&mut store, &one, &durable.to_be_bytes(), &[7; 3_000]).unwrap();
         let ticket = store.submit_turn().unwrap();
         store.commit_submitted();
-        progressed.recv().unwrap();
-        match store.failure() {
-            Some(failure) => break failure,
-            None => assert_eq!(store.settle(), ticket),
+        while store.settle() < ticket && store.failure().is_none() {
+            progressed.recv().unwrap();
         }
-        durable += 1;
+        durable += u32::from(store.settle() >= ticket);
+        if let Some(failure) = store.failure() {
+            break failure;
+        }
     };
     assert!(failure.to_string().contains("--map-size"), "{failure}");
     store.close().unwrap_err();
     let (mut store, progressed) = small(&dir, 1 << 24, 0);
     let one = account(&store, ONE);
-    assert_eq!(one.usage().keys, u64::from(durable));
+    // The log may have the last turn without having said so.
+    assert!([durable, durable + 1].map(u64::from).contains(&one.usage().keys));
     store.begin(one.clone());
     delete(&mut store, &one, &0_u32.to_be_bytes()).unwrap();
     commit(&mut store, &progressed);
@@ -214,8 +218,13 @@ fn a_damaged_link_does_not_end_all_writing() {
         changes.put_raw(&path.links[0], b"\0\0\0\0");
         Ok(())
     };
-    store.reader().unwrap().environment().write(damage).unwrap();
+    let reader = store.reader().unwrap();
+    reader.snapshot(|_| Ok(())).unwrap();
+    store.settle();
+    reader.environment().write(damage).unwrap();
     put_long(&mut store, b"2");
+    reader.snapshot(|_| Ok(())).unwrap();
+    store.settle();
     assert_eq!(get(&store, ONE, &[5; 600]).unwrap(), b"2");
     let page = store.page(ONE, &Range::all(), PageSize { entries: 9, bytes: 99 }, Page::default());
     assert_eq!(page.unwrap().len(), 1);

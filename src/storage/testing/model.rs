@@ -19,8 +19,9 @@ use crate::id::{Epoch, ObjectId, Shard};
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::batch::Op;
+use crate::storage::log::block::ShardBlock;
 use crate::storage::log::reads::{Reads, VisitObject};
-use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
+use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
 use crate::storage::position::{Link, Position};
 use crate::storage::range::{Direction, Range, Visit};
 use crate::storage::space::Space;
@@ -114,14 +115,6 @@ impl MemoryLog {
             }
         }
         Self { gate: Gate::default(), state: Arc::new(Mutex::new(left)) }
-    }
-
-    /// Applies a block that a log elsewhere accepted.
-    pub(crate) fn replay(&self, block: &ShardBlock) {
-        let mut state = self.state();
-        let chain = state.chains.entry(block.shard).or_default();
-        (chain.epoch, chain.last) = (block.epoch, block.previous);
-        state.apply(block);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,8 +1,8 @@
 //! The storages under test: LMDB in a directory of its own, and the model in memory.
 //!
-//! A crash of LMDB is a copy of its data file to another directory between two transactions: the
-//! state that a killed process leaves. Nothing here checks LMDB's own promises about a loss of
-//! power.
+//! A crash of LMDB is a copy of its data file and of the log to another directory, between two
+//! transactions and between two appends: the state that a killed process leaves. Nothing here
+//! checks the promises about a loss of power.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,6 +10,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -22,7 +23,9 @@ use crate::storage::lmdb::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, shard_key,
 };
 use crate::storage::lmdb::room::Room;
+use crate::storage::log::applied::Backlog;
 use crate::storage::log::local::{self, LogOptions};
+use crate::storage::log::reader::Reader;
 use crate::storage::log::reads::Reads as _;
 use crate::storage::log::shard_log::{Claim, ShardLog as _};
 use crate::storage::range::{Direction, Range, after_prefix};
@@ -43,6 +46,16 @@ impl Disk {
     fn environment(&self) -> Arc<Environment> {
         self.open.borrow().upgrade().expect("the storage is open")
     }
+
+    fn open_gated(&self) -> (Gated, Reader, Arc<Room>) {
+        // So few bytes that some of a script's turns are applied, and others aren't yet.
+        let backlog = Backlog { bytes: 40 * 4_096, age: Duration::from_secs(3_600) };
+        let options = LogOptions { reserve_bytes: Some(0), backlog, ..LogOptions::default() };
+        let (log, reads) = local::open(self.dir.path(), options, Arc::default()).unwrap();
+        self.open.replace(Arc::downgrade(reads.environment()));
+        let room = log.room();
+        (Gated::new(self.gate.clone(), self.appending.clone(), Box::new(log)), reads, room)
+    }
 }
 
 impl Backend for Disk {
@@ -55,19 +68,38 @@ impl Backend for Disk {
     }
 
     fn open(&self) -> Opened {
-        let options = LogOptions { reserve_bytes: Some(0), ..LogOptions::default() };
-        let (log, reads) = local::open(self.dir.path(), options, Arc::default()).unwrap();
-        self.open.replace(Arc::downgrade(reads.environment()));
-        let room = log.room();
-        let log = Gated::new(self.gate.clone(), self.appending.clone(), Box::new(log));
+        let (log, reads, room) = self.open_gated();
+        Opened { log: Box::new(log.applying()), reads: Rc::new(reads), room }
+    }
+
+    fn open_behind(&self) -> Opened {
+        let (log, reads, room) = self.open_gated();
         Opened { log: Box::new(log), reads: Rc::new(reads), room }
     }
 
     fn crash(&self, _: u64) -> Self {
         let copy = Self::make();
         let _between = self.appending.lock().unwrap();
-        for file in ["CAPSTEAD", "data.mdb"] {
-            fs::copy(self.dir.path().join(file), copy.dir.path().join(file)).unwrap();
+        let copy_all = || {
+            for file in fs::read_dir(self.dir.path()).unwrap() {
+                let file = file.unwrap().path();
+                let name = file.file_name().unwrap();
+                // Applied segments are removed at any time.
+                if name != "lock.mdb" && file.exists() {
+                    let _ = fs::copy(&file, copy.dir.path().join(name));
+                }
+            }
+        };
+        match self.open.borrow().upgrade() {
+            // Nothing is applied while this is writing.
+            Some(env) => {
+                let copied = env.write(|_| {
+                    copy_all();
+                    Ok(())
+                });
+                copied.unwrap_or_else(|_| copy_all());
+            }
+            None => copy_all(),
         }
         copy
     }
@@ -77,8 +109,9 @@ impl Backend for Disk {
         // it.
         let raise = self.environment().write(|changes| {
             let record = changes.get(&ENVIRONMENT_KEY)?.unwrap();
-            let last = EnvironmentRecord::decode(record, Kind::Objects)?.incarnation;
-            let record = EnvironmentRecord { incarnation: last + 1 };
+            let mut record = EnvironmentRecord::decode(record, Kind::Objects)?;
+            let last = record.incarnation;
+            record.incarnation += 1;
             changes.put(&ENVIRONMENT_KEY, &record.encode(Kind::Objects))?;
             let meta = changes.get(&shard_key(shard))?.map(|meta| ShardMeta::decode(meta).unwrap());
             Ok(Claim { epoch: Epoch(last + 1), link: meta.unwrap_or_default().link })

@@ -13,8 +13,9 @@ use super::{Backend, Map, Opened, cases, usage};
 use crate::id::{ObjectId, Shard};
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::batch::WriteSet;
+use crate::storage::log::block::ShardBlock;
 use crate::storage::log::reads::Reads;
-use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock};
+use crate::storage::log::shard_log::{Claim, Outcome};
 use crate::storage::range::Direction;
 use crate::storage::space::Space;
 

@@ -390,7 +390,7 @@ impl Session {
     fn open<B: Backend>(backend: &B) -> Self {
         let (tell, progress) = channel();
         let on_progress = Box::new(move || tell.send(()).unwrap_or_default());
-        let Opened { log, reads, room } = backend.open();
+        let Opened { log, reads, room } = backend.open_behind();
         let mut store = Store::new("test", log, reads, room, on_progress).unwrap();
         store.find_references(Rc::new(|_, key, value| targets(key, value)));
         let mut sum = 0;

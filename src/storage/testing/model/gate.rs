@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::id::Shard;
 use crate::storage::error::Result;
-use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
+use crate::storage::log::applied::Applied;
+use crate::storage::log::block::ShardBlock;
+use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
 use crate::storage::position::{Link, Position};
 
 /// Longer than any append takes to arrive; a test that waits longer has failed.
@@ -83,13 +85,20 @@ impl Gate {
 pub(crate) struct Gated {
     gate: Gate,
     appending: Arc<Mutex<()>>,
+    /// Set if an append also waits until it is applied.
+    applies: bool,
     log: Box<dyn ShardLog>,
 }
 
 impl Gated {
     /// `appending` is locked while the log handles an append.
     pub(crate) fn new(gate: Gate, appending: Arc<Mutex<()>>, log: Box<dyn ShardLog>) -> Self {
-        Self { gate, appending, log }
+        Self { gate, appending, applies: false, log }
+    }
+
+    /// The same log, whose appends are applied when they end.
+    pub(crate) fn applying(self) -> Self {
+        Self { applies: true, ..self }
     }
 }
 
@@ -102,10 +111,20 @@ impl ShardLog for Gated {
         self.gate.pass(Stage::Before);
         let outcomes = {
             let _appending = self.appending.lock().unwrap();
-            self.log.append(blocks)
+            let outcomes = self.log.append(blocks);
+            if self.applies
+                && let Some(applied) = self.log.applied()
+            {
+                applied.catch_up().unwrap();
+            }
+            outcomes
         };
         self.gate.pass(Stage::After);
         outcomes
+    }
+
+    fn applied(&self) -> Option<Arc<Applied>> {
+        self.log.applied()
     }
 
     fn last(&self, shard: Shard) -> Result<Link> {
