@@ -9,7 +9,7 @@ use http::StatusCode;
 use super::Body;
 use super::refusal::{Refusal, refuse};
 use super::room::{Held, Room};
-use super::stream::{Cut, Flow, Progress, Reader, keep, write};
+use super::stream::{Cut, Flow, Progress, Reader, keep, unread, write};
 use crate::error::{Result, failed};
 use crate::limits::{
     HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX,
@@ -206,6 +206,14 @@ impl Outgoing {
             write(&self.stream, piece).await?;
         }
         Ok(())
+    }
+
+    /// Resolves when nobody reads the body any more, most often since its client has gone: a writer
+    /// that waits for something to tell need not find that out with the next part. It may be
+    /// awaited beside [`send`](Self::send), and is answered by the gateway and by objects that read
+    /// the response with [`send`](super::send); for a reader of another kind it never resolves.
+    pub fn gone(&self) -> impl Future<Output = ()> + use<> {
+        unread(&self.stream)
     }
 
     /// It comes after all parts, and isn't waited for.

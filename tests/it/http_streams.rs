@@ -270,6 +270,34 @@ fn events_come_when_they_happen_however_long_that_takes() {
     );
 }
 
+/// Nothing is written meanwhile that would find out.
+#[test]
+fn a_class_hears_of_a_client_that_goes_without_writing() {
+    with_servers(
+        &hosts(),
+        |server| server,
+        async |running| {
+            for object in ["a", "b", "c", "d"] {
+                let path = |path: &str| format!("/streams/{object}/{path}");
+                let mut clients = Vec::new();
+                for name in ["first", "second"] {
+                    let mut client = Client::open(running).await;
+                    client.begin("GET", &path(&format!("watched?text={name}")), &[]).await;
+                    assert_eq!(client.head().await.0, 200);
+                    assert_eq!(client.chunk().await.unwrap(), b"begun");
+                    clients.push(client);
+                }
+                assert_eq!(get(running, &path("error")).await.1, r#""""#);
+                for name in ["second", "first"] {
+                    clients.pop();
+                    let is_gone = format!(r#""{name} is gone""#);
+                    until(running, &path("error"), |error| error == is_gone).await;
+                }
+            }
+        },
+    );
+}
+
 #[test]
 fn an_object_that_does_not_answer_in_time_is_a_504_and_its_call_goes_on() {
     let patient = limits(Duration::from_secs(1));

@@ -1,7 +1,7 @@
 //! A chat: rooms by name and private ones, with the protocol of Cloudflare's `workers-chat-demo`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use capstead::http::{self, Answer, Body, Closed, Message, Request, StatusCode};
@@ -52,8 +52,8 @@ pub struct ChatRoom {
     rooms: Namespace<ChatRoom>,
     limiters: Namespace<ChatLimiter>,
     sockets: Sockets,
-    /// The times until which nobody hears some of them.
-    silent_until_ms: RefCell<HashMap<Socket, u64>>,
+    /// The messages of each socket that are being counted.
+    counting: RefCell<HashMap<Socket, VecDeque<Message>>>,
     /// The time of the last message.
     last_ms: Cell<u64>,
     /// The number of stored messages, of which [`KEPT_MAX`] are counted.
@@ -77,7 +77,7 @@ impl Object for ChatRoom {
             rooms: ctx.namespace("rooms")?,
             limiters: ctx.namespace("limiters")?,
             sockets: ctx.sockets(),
-            silent_until_ms: RefCell::default(),
+            counting: RefCell::default(),
             last_ms: Cell::new(last_ms),
             kept: Cell::new(kept),
             ctx,
@@ -218,29 +218,27 @@ const TOO_FAST: &str = "Your IP is being rate-limited, please try again later.";
 
 impl SocketHandler for ChatRoom {
     async fn message(self: Rc<Self>, socket: Socket, message: Message) -> Result<()> {
-        let now = self.ctx.now_ms();
-        if self.silent_until_ms.borrow().get(&socket).is_some_and(|until| now < *until) {
-            send(&socket, &json!({ "error": TOO_FAST }));
-            return Ok(());
-        }
-        // The message doesn't wait for the limiter, and so the answer comes when it is out, as in
-        // the demo whose protocol this is: a client that was too fast is told with its next
-        // message.
         let limiter = self.limiters.get(socket.tags().first().map_or("unknown", String::as_str))?;
         let asked = limiter.spend_request().send().promise;
-        self.heard(&socket, message)?;
+        self.counting.borrow_mut().entry(socket.clone()).or_default().push_back(message);
         // A client that can't be counted may talk.
-        if let Ok(answer) = asked.await {
-            let until = now + answer.get()?.get_wait_ms();
-            if until > now && self.sockets.all().contains(&socket) {
-                self.silent_until_ms.borrow_mut().insert(socket, until);
-            }
+        let wait_ms = match asked.await {
+            Ok(answer) => answer.get()?.get_wait_ms(),
+            Err(_) => 0,
+        };
+        // Answers to several may come in any order; the messages keep theirs.
+        let next = self.counting.borrow_mut().get_mut(&socket).and_then(VecDeque::pop_front);
+        match next {
+            Some(_) if wait_ms > 0 => send(&socket, &json!({ "error": TOO_FAST })),
+            Some(message) => self.heard(&socket, message)?,
+            // It is closed.
+            None => {}
         }
         Ok(())
     }
 
     async fn closed(self: Rc<Self>, socket: Socket, _: Closed) -> Result<()> {
-        self.silent_until_ms.borrow_mut().remove(&socket);
+        self.counting.borrow_mut().remove(&socket);
         if let Some(name) = name(&socket) {
             self.broadcast(&json!({ "quit": name }).to_string());
         }
@@ -308,8 +306,11 @@ impl chat_limiter::Server for ChatLimiter {
     ) -> Result<()> {
         let now = self.ctx.now_ms();
         let paid = self.paid_until_ms.get().max(now) + COST_MS;
-        self.paid_until_ms.set(paid);
-        results.get().set_wait_ms((paid - now).saturating_sub(AHEAD_MS));
+        let wait = (paid - now).saturating_sub(AHEAD_MS);
+        if wait == 0 {
+            self.paid_until_ms.set(paid);
+        }
+        results.get().set_wait_ms(wait);
         Ok(())
     }
 }

@@ -81,6 +81,11 @@ impl Streams {
                     Ok(())
                 }))
             }
+            "/watched" => Ok(streamed(None, async move |to| {
+                to.send("begun").await?;
+                to.gone().await;
+                self.note(Err(failed(format!("{text} is gone"))))
+            })),
             "/emit" => {
                 let mut listeners = self.listeners.borrow_mut();
                 listeners.retain(|listener| listener.unbounded_send(text.clone()).is_ok());

@@ -206,6 +206,21 @@ impl Person {
         self.send(&json!({ "message": message })).await;
     }
 
+    /// Says something; false if the answer is that it was too fast.
+    pub async fn is_told(&mut self, message: &str) -> bool {
+        self.say(message).await;
+        loop {
+            let said = self.next().await;
+            if let Some(error) = said["error"].as_str() {
+                assert!(error.contains("rate-limited"), "{error}");
+                return false;
+            }
+            if said["message"] == message {
+                return true;
+            }
+        }
+    }
+
     pub async fn next(&mut self) -> Value {
         loop {
             match self.socket.next().await {
