@@ -13,9 +13,9 @@ use capstead::Result;
 pub(crate) const NAMES: [&str; 2] = ["idle-socket-rss", "hibernating-socket-rss"];
 
 /// Sockets whose memory counts.
-const SOCKETS: u64 = 5_000;
+const SOCKETS: u64 = 4_700;
 /// Sockets that are open before, so that all the server needs for the first one is in memory.
-const FIRST: u64 = 500;
+const FIRST: u64 = 200;
 /// The objects that have them.
 const ROOMS: u64 = 50;
 /// Sockets that are opened at the same time.

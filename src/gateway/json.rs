@@ -28,7 +28,6 @@ use super::limits::Taken;
 use super::refusals::{check_name, nothing, own};
 use super::route::{Route, route};
 use super::upload::read_body;
-use crate::dynamic::parse;
 use crate::error::{Reason, is_revoked};
 use crate::http::{OrRefusal, Refusal, is_json, refuse};
 use crate::limits::HTTP_BODY_BYTES_MAX;
@@ -111,10 +110,7 @@ impl Gateway {
         let most = body_bytes_max.unwrap_or(HTTP_BODY_BYTES_MAX).min(HTTP_BODY_BYTES_MAX);
         let body = read_body(body, taken, most).await.map_err(not)?;
         let text = if body.bytes().is_empty() { b"{}" } else { body.bytes() };
-        let json = parse(text).map_err(|error| {
-            not(refuse(StatusCode::BAD_REQUEST, format!("The body isn't JSON: {error}.\n")))
-        })?;
-        let params = JsonCall { calls, class: &class, method, json: &json };
+        let params = JsonCall { calls, class: &class, method, text };
         let results = self.call(route, &params, &asked, taken).await?;
         let mut held = taken.body();
         if !held.extend(&results) {

@@ -94,7 +94,8 @@ fn requests_that_are_taken_back() {
 fn heads_that_hide_requests() {
     withstands(&[], |served| {
         let asked = |fields: &[(&str, &str)], path: &str| {
-            let more: Vec<u8> = fields.iter().flat_map(|(name, value)| field(name, value)).collect();
+            let more: Vec<u8> =
+                fields.iter().flat_map(|(name, value)| field(name, value)).collect();
             [head("POST", path), more].concat()
         };
         let path = "/counter/hidden/increment";

@@ -62,7 +62,8 @@ fn requests_that_end_in_two_places() {
             ("Transfer-Encoding: chunked".to_owned(), "0\n\n"),
         ] {
             let head = "POST /counter/seen/increment HTTP/1.1\r\nHost: localhost\r\n";
-            let came = until_it_ends(served, format!("{head}{lines}\r\n\r\n{body}{HIDDEN}").as_bytes());
+            let came =
+                until_it_ends(served, format!("{head}{lines}\r\n\r\n{body}{HIDDEN}").as_bytes());
             assert!(came.matches("HTTP/1.1 ").count() <= 1, "{lines:?}, {body:?}: {came}");
             assert_eq!(hidden_runs(served), "0", "{lines:?}, {body:?}: {came}");
         }
@@ -85,7 +86,7 @@ fn requests_that_end_in_two_places() {
 #[test]
 fn bytes_that_are_no_text() {
     withstands(&["--json-calls", "on"], |served| {
-        let call = "Content-Length: 11\r\n\r\n{\"by\": \"\xff\"}";
+        let call = "Content-Length: 11\r\n\r\n{\"by\": \"\u{ff}\"}";
         let latin: fn(&str) -> Vec<u8> = |text| text.chars().map(|letter| letter as u8).collect();
         for (what, line, rest) in [
             ("a path", "POST /counter/x/\u{ff}\u{fe}", "\r\n"),

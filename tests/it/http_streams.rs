@@ -270,6 +270,22 @@ fn events_come_when_they_happen_however_long_that_takes() {
     );
 }
 
+/// It is larger than a message between hosts may be.
+#[test]
+fn a_whole_response_may_be_large_whichever_host_has_the_object() {
+    with_servers(
+        &hosts(),
+        |server| server,
+        async |running| {
+            for object in ["a", "b", "c", "d"] {
+                let (status, body) =
+                    get(running, &format!("/streams/{object}/large?bytes={}", 20 << 20)).await;
+                assert_eq!((status, body.len()), (200, 20 << 20));
+            }
+        },
+    );
+}
+
 /// Nothing is written meanwhile that would find out.
 #[test]
 fn a_class_hears_of_a_client_that_goes_without_writing() {

@@ -289,6 +289,23 @@ fn of(keys: &str) -> String {
     format!("[[route]]\npath = \"/x\"\n{keys}")
 }
 
+/// Nothing can have happened then, and its holder is to ask for another one.
+#[test]
+fn a_row_by_a_reference_of_another_server_reaches_nothing() {
+    let (_folder, data) = scratch();
+    let other = serve(&data);
+    let text = run(async {
+        let (_connection, counters) = connect(&other).await;
+        save(&by_name(&counters, "x"), "for a route").await
+    });
+    let (served, _folder) = start(&format!(
+        "[[route]]\npath = \"/call/*\"\nkind = \"json\"\nclass = \"Counter\"\nsturdyref = \"{text}\"\naccess = \"public\"\n"
+    ));
+    let answer = post(&served.announced.http, "/call/increment");
+    let said: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((answer.status, &said["outcome"]), (403, &json!("not")), "{said}");
+}
+
 #[test]
 fn mistakes_are_told_with_their_line_before_anything_is_made() {
     for (row, line, words) in [

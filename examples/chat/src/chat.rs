@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use capstead::http::{self, Answer, Body, Closed, Message, Request, StatusCode};
@@ -13,6 +14,8 @@ use crate::chat_capnp::{chat_limiter, chat_room};
 
 const NAME_MAX: usize = 32;
 const MESSAGE_MAX: usize = 256;
+/// Of a text as it comes: each letter of the longest message may be written as twice `\u0041`.
+const TEXT_BYTES_MAX: usize = 12 * MESSAGE_MAX + 64;
 /// Messages that a newcomer sees.
 const BACKLOG: usize = 100;
 /// Messages that are kept: with so many, all but the last [`BACKLOG`] are deleted.
@@ -87,7 +90,7 @@ impl Object for ChatRoom {
 
 impl ChatRoom {
     async fn http(self: &Rc<Self>, request: Request<Body>) -> Answer {
-        let address = http::peer(&request).map_or("unknown".into(), |address| address.to_string());
+        let address = http::peer(&request).map_or("unknown".into(), one_client);
         match (request.method().as_str(), request.uri().path()) {
             ("GET", "/page") => PAGE.answer(&request),
             ("POST", "/make") => self.make_private(&address).await,
@@ -195,6 +198,10 @@ impl ChatRoom {
             error("Say it as text.");
             return Ok(());
         };
+        if text.len() > TEXT_BYTES_MAX {
+            error("Message too long.");
+            return Ok(());
+        }
         let Ok(said) = serde_json::from_str::<Value>(&text) else {
             error("That was no JSON.");
             return Ok(());
@@ -206,6 +213,18 @@ impl ChatRoom {
             None => error("There is no message in it."),
         }
         Ok(())
+    }
+}
+
+/// The name under which a client is counted. A network of 64 bits of IPv6 is one: anybody may have
+/// all of its addresses.
+fn one_client(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string()
+        }
     }
 }
 

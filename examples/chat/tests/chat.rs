@@ -189,6 +189,8 @@ fn what_breaks_the_rules_is_an_error_for_that_person_alone() {
         assert_eq!(good.next().await, json!({ "joined": "bad" }));
         bad.say(&"x".repeat(257)).await;
         assert_eq!(bad.next().await, json!({ "error": "Message too long." }));
+        bad.send(&json!({ "message": vec![0; 10_000] })).await;
+        assert_eq!(bad.next().await, json!({ "error": "Message too long." }), "it isn't even read");
         bad.send_text("{\"message\": ").await;
         assert_eq!(bad.next().await, json!({ "error": "That was no JSON." }));
         bad.send(&json!({ "name": "twice" })).await;
@@ -265,6 +267,29 @@ fn whoever_talks_too_fast_is_told_so_in_all_rooms() {
         server.kill();
         let said = people::export(&data, "ChatLimiter");
         assert!(said.contains("there are no such objects"), "it stores nothing: {said}");
+    });
+}
+
+/// Anybody may have all addresses of a network of 64 bits.
+#[test]
+fn the_addresses_of_one_network_are_one() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = Server::start(&folder.path().join("data"), &["--http-proxy", "127.0.0.0/8"]);
+        let begun = Instant::now();
+        let mut told = 0;
+        for number in 1..=40 {
+            let from = format!("2001:db8::{number:x}");
+            let mut person = Person::connect_from(&server, "a", &from).await.expect("it is open");
+            person.send(&json!({ "name": "many" })).await;
+            told += u64::from(person.next().await["error"].is_null());
+        }
+        let most = 20 + begun.elapsed().as_secs() + 1;
+        assert!((20..=most).contains(&told), "{told} were told, and at most {most} may be");
+        let mut other =
+            Person::connect_from(&server, "b", "2001:db8:0:1::1").await.expect("it is open");
+        other.send(&json!({ "name": "other" })).await;
+        assert_eq!(other.next().await, json!({ "joined": "other" }));
     });
 }
 

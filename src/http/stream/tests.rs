@@ -99,11 +99,8 @@ fn whoever_writes_waits_for_a_reader_that_is_behind_and_learns_that_it_is_gone()
 
 #[test]
 fn a_writer_hears_at_once_of_the_end_of_the_reading() {
-    let ends: [fn(Writer, Reader); 3] = [
-        |_, reader| drop(reader),
-        |writer, _| drop(writer),
-        |writer, _| writer.0.end().unwrap(),
-    ];
+    let ends: [fn(Writer, Reader); 3] =
+        [|_, reader| drop(reader), |writer, _| drop(writer), |writer, _| writer.0.end().unwrap()];
     for end in ends {
         let (writer, reader) = flow(None, 100, &room(1000));
         let flow = writer.0.clone();

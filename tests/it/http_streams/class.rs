@@ -62,6 +62,7 @@ impl Streams {
                 self.read(&mut body).await
             }
             "/whole" => http::json(StatusCode::OK, &body.whole().await?.as_bytes().len()),
+            "/large" => Ok(Response::new(vec![b'x'; bytes.unwrap_or_default() as usize].into())),
             "/write" => Ok(streamed(said, async move |to| {
                 let written = self.write(to, bytes.unwrap_or_default()).await;
                 self.note(written)

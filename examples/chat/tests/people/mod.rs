@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// Longer than anything here takes on a busy machine.
@@ -179,6 +180,20 @@ impl Person {
         let stream = connect(server, address).await;
         let url = format!("ws://{}/api/room/{room}/websocket", server.http);
         match tokio_tungstenite::client_async(url, stream).await {
+            Ok((socket, _)) => Ok(Self { name: String::new(), socket }),
+            Err(Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The same for a client of whom a proxy says that it has this address.
+    pub async fn connect_from(server: &Server, room: &str, address: &str) -> Result<Self, u16> {
+        let stream = connect(server, 0).await;
+        let url = format!("ws://{}/api/room/{room}/websocket", server.http);
+        let mut request = url.into_client_request().expect("it is a request");
+        let address = address.parse().expect("it is a value");
+        request.headers_mut().insert("x-forwarded-for", address);
+        match tokio_tungstenite::client_async(request, stream).await {
             Ok((socket, _)) => Ok(Self { name: String::new(), socket }),
             Err(Error::Http(answer)) => Err(answer.status().as_u16()),
             Err(error) => panic!("{error}"),
