@@ -13,8 +13,8 @@ use crate::server::{ServerError, stderr};
 /// logging too.
 const PANICS: &str = "capstead::panic";
 
-/// The libraries that log what clients say on WebSockets: a reference may be among it. Nothing makes
-/// them say more than this.
+/// The libraries that log what clients say on WebSockets, where a reference may be among it. They
+/// log nothing below a warning, whatever is asked for.
 const TELL_SECRETS: [&str; 2] = ["tungstenite", "tokio_tungstenite"];
 
 /// The form of log lines.

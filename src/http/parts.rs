@@ -212,6 +212,10 @@ impl Outgoing {
     /// that waits for something to tell need not find that out with the next part. It may be
     /// awaited beside [`send`](Self::send), and is answered by the gateway and by objects that read
     /// the response with [`send`](super::send); for a reader of another kind it never resolves.
+    ///
+    /// A client of HTTP/1 that closes its connection looks at first like one that only says no
+    /// more: it counts as gone when nothing was sent for
+    /// [`HttpLimits::transfer`](crate::HttpLimits::transfer), two minutes.
     pub fn gone(&self) -> impl Future<Output = ()> + use<> {
         unread(&self.stream)
     }

@@ -286,12 +286,14 @@ fn a_whole_response_may_be_large_whichever_host_has_the_object() {
     );
 }
 
-/// Nothing is written meanwhile that would find out.
+/// Nothing is written meanwhile that would find out. A client that only says no more might still
+/// read: it counts as gone when nothing was sent for the time of a pause.
 #[test]
 fn a_class_hears_of_a_client_that_goes_without_writing() {
+    let patient = limits(Duration::from_millis(500));
     with_servers(
         &hosts(),
-        |server| server,
+        |server| server.http_limits(patient),
         async |running| {
             for object in ["a", "b", "c", "d"] {
                 let path = |path: &str| format!("/streams/{object}/{path}");

@@ -159,19 +159,24 @@ fn a_client_is_read_no_faster_than_its_object_works() {
     }
 }
 
-/// Its object works on a message that is so large that nothing more is read meanwhile.
+/// Its object works on a message that is so large that nothing more is read meanwhile. The place of
+/// its connection is free then; the object hears of it when it has handled the message.
 #[test]
 fn a_client_that_goes_while_it_is_not_read_is_noticed() {
-    let limit = |limits: &mut capstead::HttpLimits| limits.socket_idle = Duration::from_millis(400);
+    let limit = |limits: &mut capstead::HttpLimits| {
+        limits.socket_idle = Duration::from_millis(400);
+        limits.connections_per_peer = 2;
+    };
     with_limits(1, limit, async |running| {
         let mut client = Client::open(running, "x", "/").await;
         client.send(&format!("wait {}", "x".repeat(300_000))).await;
         until_it_says(running, "x/underway", json!(1)).await;
         drop(client);
-        until_it_says(running, "x/ends", json!(["1006 "])).await;
-        assert_eq!(get(running, "x/open").await, 0);
-        // One that stays is only slow to be answered.
         let mut other = Client::open(running, "y", "/").await;
+        while Client::open_with(running, "z", "/", &[]).await.is_err() {}
+        assert_eq!(get(running, "x/go").await, true);
+        until_it_says(running, "x/ends", json!(["1006 "])).await;
+        // One that stays is only slow to be answered.
         other.send(&format!("wait {}", "x".repeat(300_000))).await;
         until_it_says(running, "y/underway", json!(1)).await;
         let later = Instant::now() + Duration::from_millis(1500);

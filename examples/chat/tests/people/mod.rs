@@ -186,7 +186,7 @@ impl Person {
         }
     }
 
-    /// The same for a client of whom a proxy says that it has this address.
+    /// The same, for a client that has this address by the word of a proxy.
     pub async fn connect_from(server: &Server, room: &str, address: &str) -> Result<Self, u16> {
         let stream = connect(server, 0).await;
         let url = format!("ws://{}/api/room/{room}/websocket", server.http);
