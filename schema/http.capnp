@@ -303,3 +303,12 @@ interface WholeContext @0xe6f7f560ade48821 extends(HttpService.ClientRequestCont
   # The whole response, in place of `startResponse` and of what is then written. `body` has at most
   # 64 KiB, and as many bytes as `response` announces.
 }
+
+interface WatchedStream @0xd1f0c5b27a4e9638 extends(ByteStream) {
+  # The body of a response, as gateways and objects of Capstead take it: the standard's stream, whose
+  # writer may ask to hear of its reader's end before it has more to write.
+
+  unread @0 ();
+  # Returns when nobody reads the stream any more, since its reader has gone or it has ended. Others
+  # than Capstead answer it with `unimplemented`.
+}

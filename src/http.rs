@@ -70,7 +70,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use capnp::capability::FromClientHook;
-use futures::future::join3;
+use futures::future::{join_all, join3};
 use http::header::CONTENT_LENGTH;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
@@ -268,6 +268,9 @@ fn keep_length<B>(response: &mut Response<B>, bytes: usize) {
     }
 }
 
+/// The bytes of a whole response that one call has, if it is larger.
+const WHOLE_PART_BYTES: usize = 1 << 20;
+
 /// The way back for the answer to one request.
 struct ResponseWay {
     context: client_request_context::Client,
@@ -290,9 +293,14 @@ impl ResponseWay {
             keep(started.promise);
         } else {
             let stream = started.pipeline.get_body();
-            let mut write = stream.write_request();
-            write.get().set_bytes(body);
-            keep(join3(started.promise, write.send(), stream.end_request().send().promise));
+            // A message between hosts has less room than a response.
+            let parts = body.chunks(WHOLE_PART_BYTES).map(|part| {
+                let mut write = stream.write_request();
+                write.get().set_bytes(part);
+                write.send()
+            });
+            let written = join_all(parts.collect::<Vec<_>>());
+            keep(join3(started.promise, written, stream.end_request().send().promise));
         }
         Ok(())
     }

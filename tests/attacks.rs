@@ -27,6 +27,10 @@ mod over_http2;
 mod references;
 #[path = "attacks/request_ids.rs"]
 mod request_ids;
+#[path = "attacks/smuggled.rs"]
+mod smuggled;
+#[path = "attacks/sockets.rs"]
+mod sockets;
 #[path = "attacks/strangers.rs"]
 mod strangers;
 mod support;

@@ -219,7 +219,7 @@ impl Heard {
 }
 
 /// A connection after the handshake of a WebSocket.
-async fn shake(address: &str, path: &str) -> Result<TcpStream> {
+pub(crate) async fn shake(address: &str, path: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let request = format!(

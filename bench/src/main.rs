@@ -25,6 +25,7 @@ mod row;
 mod rpc;
 mod scratch;
 mod sleeping;
+mod sockets;
 mod storage;
 
 use std::io::{self, Write};
@@ -197,6 +198,7 @@ fn names() -> impl Iterator<Item = &'static str> {
         .chain(references::NAMES)
         .chain(sleeping::NAMES)
         .chain(connections::NAMES)
+        .chain(sockets::NAMES)
 }
 
 async fn measure(options: &Options) -> Result<Vec<Row>> {
@@ -258,6 +260,9 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants_any(&connections::NAMES) {
         connections::measure(bench).await?;
+    }
+    if bench.wants_any(&sockets::NAMES) {
+        sockets::measure(bench).await?;
     }
     if bench.wants_any(&sleeping::NAMES) {
         sleeping::measure(bench).await?;

@@ -13,6 +13,10 @@ use crate::server::{ServerError, stderr};
 /// logging too.
 const PANICS: &str = "capstead::panic";
 
+/// The libraries that log what clients say on WebSockets, where a reference may be among it. They
+/// log nothing below a warning, whatever is asked for.
+const TELL_SECRETS: [&str; 2] = ["tungstenite", "tokio_tungstenite"];
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -40,12 +44,25 @@ pub(super) fn selected() -> Result<EnvFilter, ServerError> {
     })
 }
 
+/// The same filter with nothing of [`TELL_SECRETS`] below a warning.
+fn without_secrets(wanted: &EnvFilter) -> EnvFilter {
+    let wanted = wanted.to_string();
+    let is_theirs = |directive: &&str| {
+        let target = directive.trim().split(['=', ':', '[']).next().unwrap_or_default();
+        TELL_SECRETS.contains(&target)
+    };
+    let mut directives: Vec<_> =
+        wanted.split(',').filter(|directive| !is_theirs(directive)).map(str::to_owned).collect();
+    directives.extend(TELL_SECRETS.map(|target| format!("{target}=warn")));
+    EnvFilter::new(directives.join(","))
+}
+
 /// Starts logging.
 ///
 /// # Errors
 /// When `RUST_LOG` can't be parsed.
 pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
-    let filter = selected()?;
+    let filter = without_secrets(&selected()?);
     let always = format!("{PANICS}=error").parse();
     let filter =
         always.map_or_else(|_| EnvFilter::new("info"), |always| filter.add_directive(always));
@@ -60,8 +77,6 @@ pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
         LogFormat::Json => log.json().try_init(),
     };
     if is_ours.is_ok() {
-        // Libraries that log this way write whole messages at `trace`, and those have references.
-        log::set_max_level(log::max_level().min(log::LevelFilter::Debug));
         std::panic::set_hook(Box::new(report));
     }
     Ok(())
@@ -88,5 +103,25 @@ fn report(panic: &PanicHookInfo<'_>) {
     }
     if is_last {
         stderr::flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_filter_lets_out_what_clients_say() {
+        for wanted in
+            ["trace", "tungstenite=trace", "info,tungstenite::protocol::frame=trace,h2=debug"]
+        {
+            let filter = without_secrets(&EnvFilter::new(wanted)).to_string();
+            let theirs: Vec<_> =
+                filter.split(',').filter(|directive| directive.contains("tungstenite")).collect();
+            assert!(theirs.iter().all(|directive| directive.ends_with("=warn")), "{filter}");
+            assert_eq!(theirs.len(), 2, "{filter}");
+        }
+        let kept = without_secrets(&EnvFilter::new("info,h2=debug")).to_string();
+        assert!(kept.contains("info") && kept.contains("h2=debug"), "{kept}");
     }
 }

@@ -25,7 +25,7 @@ mod types;
 mod write;
 
 pub(crate) use error::Unfit;
-pub(crate) use parse::{Json, parse};
+pub(crate) use parse::parse;
 pub(crate) use raw::{Root, RootBuilder};
 pub(crate) use read::{CapSink, NoCapSink};
 pub(crate) use shape::Shapes;

@@ -311,7 +311,7 @@ impl Table {
                 FieldPlace::Slot(slot) => slot,
             };
             match slot.of(&brand).element().clone() {
-                Type::Interface(_) | Type::Any if names.peek().is_none() => return Ok(()),
+                Type::Interface(_) if names.peek().is_none() => return Ok(()),
                 Type::Struct(id, inner) => (at, brand) = (self.structure(id)?, inner),
                 _ => break,
             }

@@ -23,7 +23,7 @@ use crate::http::{
 use crate::limits::{HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX, HTTP_WHOLE_MILLIS};
 use crate::membrane;
 use crate::schema::http_capnp::http_service::{self, client_request_context};
-use crate::schema::http_capnp::{http_response, whole_context};
+use crate::schema::http_capnp::{http_response, watched_stream, whole_context};
 use crate::schema::surviving_capnp::surviving_context;
 
 /// The reason why there is no response of the object.
@@ -294,7 +294,8 @@ impl client_request_context::Server for Answering {
             return Ok(());
         }
         let (writer, reader) = Flow::open("response", held, size, HTTP_RESPONSE_BYTES_MAX);
-        results.get().set_body(membrane::serve(Rc::new(writer)));
+        let stream: watched_stream::Client = membrane::serve(Rc::new(writer));
+        results.get().set_body(FromClientHook::new(stream.into_client_hook()));
         self.stage.set(Stage::Begun);
         self.tell(Ok(ObjectAnswer::Begun(head.map(|()| reader), Promise::ok(()))));
         Ok(())

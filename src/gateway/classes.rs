@@ -1,7 +1,7 @@
 //! The classes that calls in JSON reach, each as its namespace describes it: its methods by name,
 //! and its description for others.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -39,8 +39,19 @@ pub(super) struct JsonClass {
     about: String,
     pub(super) table: Table,
     methods: Vec<MethodShape>,
-    /// Its description, once somebody asked for it.
-    described: OnceCell<Bytes>,
+    /// Its descriptions, once somebody asked for them.
+    described: RefCell<HashMap<JsonPlace, Bytes>>,
+}
+
+/// The paths by which a class's methods are called, as a description says them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct JsonPlace {
+    /// The name of a method follows, unless there is only one.
+    pub(super) path: String,
+    /// The names of its parts in braces.
+    pub(super) parts: Vec<String>,
+    /// The only method.
+    pub(super) method: Option<String>,
 }
 
 impl JsonClass {
@@ -55,13 +66,13 @@ impl JsonClass {
             (table.methods(interface), table.about_interface(interface).into());
         // Requests come by the gateway, which answers for their heads.
         methods.retain(|method| method.interface != http_service::Client::TYPE_ID);
-        Ok(Self { name, about, table, methods, described: OnceCell::new() })
+        Ok(Self { name, about, table, methods, described: RefCell::default() })
     }
 
     /// The method of that name: `increment`, or `Counter.increment` where more than one is called
     /// so.
     pub(super) fn method(&self, name: &str) -> OrRefusal<&MethodShape> {
-        let is_called = |method: &&MethodShape| method.name == name || method.short_name() == name;
+        let is_called = |method: &&MethodShape| is_called(method, name);
         let mut found = self.methods.iter().filter(is_called);
         match (found.next(), found.next()) {
             (Some(method), None) => Ok(method),
@@ -98,34 +109,46 @@ impl JsonClass {
         }
     }
 
-    /// Its description as OpenAPI 3.1.
+    /// Its description as OpenAPI 3.1, for clients of `/json`.
     pub(super) fn open_api(&self) -> OrRefusal<Bytes> {
-        if let Some(described) = self.described.get() {
+        let path = format!("/json/{}/{{name}}", self.name);
+        self.open_api_at(&JsonPlace { path, parts: vec!["name".to_owned()], method: None })
+    }
+
+    /// The same for clients of another place. There are few places.
+    pub(super) fn open_api_at(&self, place: &JsonPlace) -> OrRefusal<Bytes> {
+        if let Some(described) = self.described.borrow().get(place) {
             return Ok(described.clone());
         }
-        let described = self.describe().map_err(|error| {
+        let described = self.describe(place).map_err(|error| {
             let why = format!("{} can't be described: {error}\n", self.name);
             refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
         })?;
         let described = Bytes::from(described.to_string());
-        Ok(self.described.get_or_init(|| described).clone())
+        self.described.borrow_mut().insert(place.clone(), described.clone());
+        Ok(described)
     }
 
-    fn describe(&self) -> std::result::Result<Value, Unfit> {
+    fn describe(&self, place: &JsonPlace) -> std::result::Result<Value, Unfit> {
         let (mut shapes, mut paths) = (Shapes::new(&self.table), Map::new());
-        for method in &self.methods {
+        let is_here = |method: &&MethodShape| {
+            place.method.as_ref().is_none_or(|only| is_called(method, only))
+        };
+        for method in self.methods.iter().filter(is_here) {
             let (params, results) = (shapes.of(&method.params)?, shapes.of(&method.results)?);
             let name = self.name_of(method);
+            let path = match place.method {
+                Some(_) => place.path.clone(),
+                None => format!("{}/{name}", place.path),
+            };
+            let mut parameters: Vec<_> = place.parts.iter().map(|part| {
+                json!({"name": part, "in": "path", "required": true, "schema": {"type": "string"}})
+            }).collect();
+            parameters.extend(options());
             let operation = json!({
                 "operationId": name,
                 "description": method.about,
-                "parameters": [
-                    {"name": "name", "in": "path", "required": true, "schema": {"type": "string"}},
-                    {"name": "save", "in": "query", "schema": {"type": "array", "items": {"type": "string"}},
-                     "description": "Fields of the results whose capabilities are to become references."},
-                    {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
-                     "description": "The call with this key is applied once, and answered the same each time."},
-                ],
+                "parameters": parameters,
                 "requestBody": {"content": {"application/json": {"schema": params}}},
                 "responses": {
                     "200": {"description": "The results.",
@@ -134,8 +157,7 @@ impl JsonClass {
                                 "content": {"application/problem+json": {"schema": problem()}}},
                 },
             });
-            paths
-                .insert(format!("/json/{}/{{name}}/{name}", self.name), json!({"post": operation}));
+            paths.insert(path, json!({"post": operation}));
         }
         Ok(json!({
             "openapi": "3.1.0",
@@ -144,6 +166,21 @@ impl JsonClass {
             "components": {"schemas": shapes.describe()?},
         }))
     }
+}
+
+/// Tells whether a method has this name, in short or with its interface.
+fn is_called(method: &MethodShape, name: &str) -> bool {
+    method.name == name || method.short_name() == name
+}
+
+/// The parameters that all calls have.
+fn options() -> [Value; 2] {
+    [
+        json!({"name": "save", "in": "query", "schema": {"type": "array", "items": {"type": "string"}},
+               "description": "Fields of the results whose capabilities are to become references."}),
+        json!({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
+               "description": "The call with this key is applied once, and answered the same each time."}),
+    ]
 }
 
 fn problem() -> Value {

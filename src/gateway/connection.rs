@@ -19,8 +19,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::CONTENT_LENGTH;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::{HeaderMap, Method, Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use slab::Slab;
@@ -351,17 +352,23 @@ pub(super) async fn serve<S, A, B>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+    B: From<Bytes> + Unpin + 'static,
 {
     let protocols = protocols(&requests.taken.limits);
     let all = requests.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (underway, answer) = (all.begin(request.version()), answer.clone());
         async move {
-            let response = match underway.place {
+            // The library leaves out the body of a HEAD in HTTP/1 alone.
+            let is_bare = request.method() == Method::HEAD && request.version() >= Version::HTTP_2;
+            let mut response = match underway.place {
                 Beside::Full => full(request.headers()),
                 Beside::Nothing | Beside::Placed(_) => answer(request).await,
             };
+            if is_bare {
+                response = without_body(response);
+            }
             Ok::<_, Infallible>(response.map(|body| underway.answer(body)))
         }
     });
@@ -384,6 +391,15 @@ pub(super) async fn serve<S, A, B>(
         let _ = timeout(LOOK, connection).await;
     }
     tracing::debug!(reason, "an HTTP connection is cut");
+}
+
+/// A response with the length of the body that is left out.
+fn without_body<B: Body + From<Bytes>>(response: Response<B>) -> Response<B> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, B::from(Bytes::new()))
 }
 
 fn log_end(ended: Result<(), Box<dyn Error + Send + Sync>>) {

@@ -210,7 +210,9 @@ impl Client {
                 return Ok(answer.map(Download::from));
             }
             RequestWay::Row(RowMatch { to: To::Object { is_json: true, route }, .. }) => {
-                let answer = gateway.answer_route(&route, parts, (body, most), taken).await?;
+                let place = terms.and_then(|terms| terms.json.as_ref());
+                let answer = gateway.answer_route(&route, place, parts, (body, most), taken);
+                let answer = answer.await?;
                 return Ok(answer.map(Download::from));
             }
             RequestWay::Row(RowMatch { to: To::Link(to), .. }) => {

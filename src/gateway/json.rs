@@ -22,15 +22,14 @@ use hyper::body::{Bytes, Incoming};
 
 use self::call::{CallOptions, JsonCall};
 use self::outcome::{HAPPENED, NOT, refusal_of};
-use super::classes::{JsonCalls, JsonClass};
+use super::classes::{JsonCalls, JsonClass, JsonPlace};
 use super::holdings::Gateway;
 use super::limits::Taken;
 use super::refusals::{check_name, nothing, own};
 use super::route::{Route, route};
 use super::upload::read_body;
-use crate::dynamic::parse;
 use crate::error::{Reason, is_revoked};
-use crate::http::{Held, OrRefusal, Refusal, is_json, refuse};
+use crate::http::{OrRefusal, Refusal, is_json, refuse};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 
 impl Gateway {
@@ -65,17 +64,27 @@ impl Gateway {
         answer.unwrap_or_else(refused)
     }
 
-    /// The answer to a request for an object whose path names a method. The body has so many bytes
-    /// at most.
+    /// The answer to a request for an object whose path names a method, by a row of the table of
+    /// routes. The body has so many bytes at most.
     pub(super) async fn answer_route(
         &self,
         route: &Route<'_>,
+        place: Option<&JsonPlace>,
         parts: &http::request::Parts,
         body: (Incoming, Option<usize>),
         taken: &Taken,
     ) -> OrRefusal<Response<Bytes>> {
         let calls = self.json.get().ok_or_else(nothing)?;
-        self.answer_call(calls, route, parts, body, taken).await
+        let Some(place) = place.filter(|_| parts.method != Method::POST) else {
+            return self.answer_call(calls, route, parts, body, taken).await;
+        };
+        // Behind the path of all methods there are those alone, which are called.
+        let behind = route.url.split('?').next().unwrap_or_default();
+        if place.method.is_none() && behind.len() > 1 {
+            return Err(no_method("POST"));
+        }
+        let class = self.class(calls, route.class).await?;
+        Ok(json_response(class.open_api_at(place)?))
     }
 
     async fn answer_call(
@@ -101,17 +110,14 @@ impl Gateway {
         let most = body_bytes_max.unwrap_or(HTTP_BODY_BYTES_MAX).min(HTTP_BODY_BYTES_MAX);
         let body = read_body(body, taken, most).await.map_err(not)?;
         let text = if body.bytes().is_empty() { b"{}" } else { body.bytes() };
-        let json = parse(text).map_err(|error| {
-            not(refuse(StatusCode::BAD_REQUEST, format!("The body isn't JSON: {error}.\n")))
-        })?;
-        let params = JsonCall { calls, class: &class, method, json: &json };
+        let params = JsonCall { calls, class: &class, method, text };
         let results = self.call(route, &params, &asked, taken).await?;
         let mut held = taken.body();
         if !held.extend(&results) {
             let reason = "There is no room for the results: try again later.\n";
             return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, reason).with_outcome(HAPPENED));
         }
-        Ok(json_response(held))
+        Ok(json_response(Bytes::from_owner(held)))
     }
 
     /// The description of a class, as OpenAPI.
@@ -126,10 +132,7 @@ impl Gateway {
             _ => return Err(nothing()),
         };
         let class = self.class(calls, name).await?;
-        let mut response = Response::new(class.open_api()?);
-        let kind = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-        Ok(response)
+        Ok(json_response(class.open_api()?))
     }
 
     /// The class of that name, in any case.
@@ -182,8 +185,8 @@ pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
     response
 }
 
-fn json_response(body: Held) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_owner(body));
+fn json_response(body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

@@ -56,10 +56,16 @@ impl Body {
     /// /// Server-sent events: each as soon as another call of the object gives it.
     /// fn follow(mut events: mpsc::Receiver<String>) -> Answer {
     ///     let mut response = Response::new(Body::stream(async move |to| {
-    ///         while let Some(event) = events.next().await {
-    ///             to.send(format!("data: {event}\n\n")).await?;
+    ///         let mut gone = std::pin::pin!(to.gone());
+    ///         loop {
+    ///             tokio::select! {
+    ///                 event = events.next() => match event {
+    ///                     Some(event) => to.send(format!("data: {event}\n\n")).await?,
+    ///                     None => return Ok(()),
+    ///                 },
+    ///                 () = &mut gone => return Ok(()), // the client left
+    ///             }
     ///         }
-    ///         Ok(())
     ///     }));
     ///     let kind = HeaderValue::from_static("text/event-stream");
     ///     response.headers_mut().insert("content-type", kind);

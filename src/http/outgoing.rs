@@ -4,7 +4,7 @@ use std::fmt;
 
 use futures::future::LocalBoxFuture;
 
-use super::stream::{Cut, keep, write};
+use super::stream::{Cut, keep, unread, write};
 use crate::error::Result;
 use crate::limits::HTTP_PART_BYTES;
 use crate::schema::http_capnp::byte_stream;
@@ -38,6 +38,18 @@ impl Outgoing {
             write(&self.stream, piece).await?;
         }
         Ok(())
+    }
+
+    /// Resolves when nobody reads the body any more, most often since its client has gone: a writer
+    /// that waits for something to tell need not find that out with the next part. It may be
+    /// awaited beside [`send`](Self::send), and is answered by the gateway and by objects that read
+    /// the response with [`send`](super::send); for a reader of another kind it never resolves.
+    ///
+    /// A client of HTTP/1 that closes its connection looks at first like one that only says no
+    /// more: it counts as gone when nothing was sent for
+    /// [`HttpLimits::transfer`](crate::HttpLimits::transfer), two minutes.
+    pub fn gone(&self) -> impl Future<Output = ()> + use<> {
+        unread(&self.stream)
     }
 
     /// It comes after all parts, and isn't waited for.

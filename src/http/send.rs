@@ -11,7 +11,7 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capnp::capability::Promise;
+use capnp::capability::{FromClientHook, Promise};
 use futures::future::{FutureExt, LocalBoxFuture};
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode};
@@ -26,7 +26,7 @@ use super::stream::{Cut, Flow, Reader};
 use crate::error::{Result, failed};
 use crate::limits::HTTP_RESPONSE_BYTES_MAX;
 use crate::schema::http_capnp::http_service::client_request_context;
-use crate::schema::http_capnp::{byte_stream, http_response, http_service};
+use crate::schema::http_capnp::{byte_stream, http_response, http_service, watched_stream};
 
 /// The time in which a call says why the body of its response broke off.
 const REASON_TIME: Duration = Duration::from_secs(1);
@@ -267,7 +267,8 @@ impl client_request_context::Server for Answering {
         if size != Some(0) {
             let held = Room::here().body();
             let (writer, read) = Flow::open("response", held, size, HTTP_RESPONSE_BYTES_MAX);
-            results.get().set_body(capnp_rpc::new_client(writer));
+            let stream: watched_stream::Client = capnp_rpc::new_client(writer);
+            results.get().set_body(FromClientHook::new(stream.into_client_hook()));
             reader = Some(read);
         }
         tell.send(Ok((head, reader))).map_err(|_| Cut::Unread.error("response"))

@@ -88,6 +88,48 @@ fn requests_that_are_taken_back() {
     });
 }
 
+/// A proxy that turns such a head into HTTP/1 would make two requests of it, or one with another
+/// body.
+#[test]
+fn heads_that_hide_requests() {
+    withstands(&[], |served| {
+        let asked = |fields: &[(&str, &str)], path: &str| {
+            let more: Vec<u8> =
+                fields.iter().flat_map(|(name, value)| field(name, value)).collect();
+            [head("POST", path), more].concat()
+        };
+        let path = "/counter/hidden/increment";
+        let lines = "x\r\n\r\nPOST /counter/hidden/increment HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        for block in [
+            asked(&[("transfer-encoding", "chunked")], path),
+            asked(&[("connection", "keep-alive")], path),
+            asked(&[("content-length", "5")], path),
+            asked(&[("content-length", "0"), ("content-length", "5")], path),
+            asked(&[("x", lines)], path),
+            asked(&[("x\r\ny", "z")], path),
+            asked(&[("X", "y")], path),
+            asked(&[(":path", "/counter/x")], path),
+            asked(&[("y", "z")], "/counter/x HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"),
+        ] {
+            let mut stream = begin(served, &[]);
+            let flags = END_STREAM | END_HEADERS;
+            let _ = stream.write_all(&frame(kind::HEADERS, flags, 1, &block));
+            let _ = stream.write_all(&frame(kind::PING, 0, 0, &[7; 8]));
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            // The answer to the ping, or the end, comes when the head was looked at.
+            let (mut came, mut part) = (Vec::<u8>::new(), [0; 4096]);
+            while !came.windows(8).any(|window| window == [7; 8]) {
+                match stream.read(&mut part) {
+                    Ok(0) | Err(_) => break,
+                    Ok(bytes) => came.extend(&part[..bytes]),
+                }
+            }
+            assert_eq!(get(&served.announced.http, "/counter/hidden").body, "0", "{block:?}");
+        }
+        assert_eq!(get(&served.announced.http, "/counter/x").body, "0");
+    });
+}
+
 #[test]
 fn heads_that_never_end() {
     withstands(&[], |served| {

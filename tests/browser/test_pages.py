@@ -83,6 +83,40 @@ class Stranger(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """An empty page of another origin, and the requests for it."""
+
+    asked = None
+
+    def do_GET(self):
+        self.asked.append(f"{self.path}\n{self.headers}")
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", "15")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html>")
+
+    def log_message(self, *_):
+        pass
+
+
+# What a page gets of a request: the status and the text, or that it may read nothing.
+FETCH = """async ([url, options]) => {
+  try {
+    const answer = await fetch(url, options);
+    return [answer.status, await answer.text()];
+  } catch {
+    return "unreadable";
+  }
+}"""
+# The first message of a socket, or that there is none.
+LISTEN = """([url, protocols]) => new Promise((resolve) => {
+  const socket = new WebSocket(url.replace("http", "ws"), protocols);
+  socket.onmessage = (message) => resolve(message.data);
+  socket.onclose = () => resolve("closed");
+})"""
+
+
 class Pages(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -342,14 +376,14 @@ class Pages(unittest.TestCase):
             expect(page.locator(".cm-content")).to_have_count(0)
         page.screenshot(path=PICTURES / "editor-no-script.png")
 
-    def routed(self):
+    def routed(self, more=""):
         """A server with a route for those who show a reference, and a reference to a counter that shows 7."""
         folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         routes = folder / "routes.toml"
         routes.write_text(
             '[[route]]\npath = "/link"\nkind = "link"\nto = "/mine"\naccess = "public"\n'
             '[[route]]\npath = "/mine/*"\naccess = "bearer"\n'
-            '[[route]]\npath = "/hits/*"\nclass = "Counter"\nname = "hits"\naccess = "public"\n'
+            '[[route]]\npath = "/hits/*"\nclass = "Counter"\nname = "hits"\naccess = "public"\n' + more
         )
         routes.chmod(0o600)
         server = Server(folder / "capstead.data", ["--routes", routes])
@@ -403,6 +437,82 @@ class Pages(unittest.TestCase):
         other.goto("about:blank")
         other.goto(f"{server.url}/link")
         expect(other.locator("#said")).to_contain_text("no reference")
+
+    def elsewhere(self):
+        """A page of another origin, its origin, and the list of all that it was asked."""
+        asked = []
+        handler = type("Handler", (Elsewhere,), {"asked": asked})
+        stranger = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        self.addCleanup(stranger.server_close)
+        self.addCleanup(stranger.shutdown)
+        origin = f"http://127.0.0.1:{stranger.server_port}"
+        context = self.browser.new_context()
+        self.addCleanup(context.close)
+        context.set_default_timeout(DEADLINE_MS)
+        page = context.new_page()
+        page.goto(origin)
+        return page, origin, asked
+
+    def test_a_page_of_another_origin_takes_the_three_ways_in_only_where_a_route_names_it(self):
+        page, origin, asked = self.elsewhere()
+        named = f'origins = ["{origin}"]\n'
+        server, reference = self.routed(
+            '[[route]]\npath = "/open/*"\nclass = "Counter"\nname = "hits"\naccess = "public"\n' + named
+            + '[[route]]\npath = "/ours/*"\naccess = "bearer"\n' + named
+        )
+        secret = reference.split("#")[1]
+
+        def fetch(path, **options):
+            return page.evaluate(FETCH, [server.url + path, options])
+
+        def listen(path, protocols=()):
+            return page.evaluate(LISTEN, [f"{server.url}{path}/live", list(protocols)])
+
+        # A public route.
+        self.assertEqual(fetch("/hits"), "unreadable")
+        for mode in ("cors", "no-cors"):
+            fetch("/hits/increment", method="POST", mode=mode)
+        self.assertEqual(listen("/hits"), "closed")
+        self.assertEqual(fetch("/open"), [200, "7"])
+        self.assertEqual(fetch("/open/increment", method="POST"), [200, "8"])
+        self.assertEqual(listen("/open"), "8")
+        # A reference that the page shows.
+        shown = {"Authorization": f"Bearer {reference}"}
+        offered = ["capstead", f"capstead.bearer.{secret}"]
+        for options in ({"headers": shown}, {"headers": shown, "method": "POST"}):
+            self.assertEqual(fetch("/mine", **options), "unreadable")
+        self.assertEqual(listen("/mine", offered), "closed")
+        self.assertEqual(fetch("/ours", headers=shown), [200, "8"])
+        self.assertEqual(fetch("/ours/increment", headers=shown, method="POST"), [200, "9"])
+        self.assertEqual(listen("/ours", offered), "9")
+        self.assertEqual(fetch("/ours")[0], 401)
+        wrong = {"Authorization": f"Bearer {reference[:-4]}AAAA"}
+        self.assertEqual(fetch("/ours", headers=wrong)[0], 401)
+        # A link that it has: whoever opens it sees what is there, and the page nothing of it.
+        link = f"{server.url}/link#{reference}"
+        page.evaluate(
+            """(link) => new Promise((loaded) => {
+                const frame = document.createElement("iframe");
+                frame.onload = () => loaded();
+                frame.src = link;
+                document.body.append(frame);
+            })""",
+            link,
+        )
+        expect(page.frame_locator("iframe").locator("#answer")).to_have_count(0)
+        with page.expect_popup() as opened:
+            page.evaluate("(link) => { window.opened = window.open(link); }", link)
+        window = opened.value
+        expect(window.locator("#answer")).to_have_text("9")
+        self.assertEqual(window.url, f"{server.url}/link")
+        read = "() => { try { return window.opened.document.title; } catch { return 'unreadable'; } }"
+        self.assertEqual(page.evaluate(read), "unreadable")
+        page.evaluate("(link) => { location = link; }", link)
+        expect(page.locator("#answer")).to_have_text("9")
+        self.assertEqual(page.url, f"{server.url}/link")
+        self.assertEqual(page.evaluate("document.referrer"), f"{origin}/", "as the page's own policy has it")
+        self.assertEqual([said for said in asked if secret in said], [])
 
 
 if __name__ == "__main__":

@@ -270,6 +270,52 @@ fn events_come_when_they_happen_however_long_that_takes() {
     );
 }
 
+/// It is larger than a message between hosts may be.
+#[test]
+fn a_whole_response_may_be_large_whichever_host_has_the_object() {
+    with_servers(
+        &hosts(),
+        |server| server,
+        async |running| {
+            for object in ["a", "b", "c", "d"] {
+                let (status, body) =
+                    get(running, &format!("/streams/{object}/large?bytes={}", 20 << 20)).await;
+                assert_eq!((status, body.len()), (200, 20 << 20));
+            }
+        },
+    );
+}
+
+/// Nothing is written meanwhile that would find out. A client that only says no more might still
+/// read: it counts as gone when nothing was sent for the time of a pause.
+#[test]
+fn a_class_hears_of_a_client_that_goes_without_writing() {
+    let patient = limits(Duration::from_millis(500));
+    with_servers(
+        &hosts(),
+        |server| server.http_limits(patient),
+        async |running| {
+            for object in ["a", "b", "c", "d"] {
+                let path = |path: &str| format!("/streams/{object}/{path}");
+                let mut clients = Vec::new();
+                for name in ["first", "second"] {
+                    let mut client = Client::open(running).await;
+                    client.begin("GET", &path(&format!("watched?text={name}")), &[]).await;
+                    assert_eq!(client.head().await.0, 200);
+                    assert_eq!(client.chunk().await.unwrap(), b"begun");
+                    clients.push(client);
+                }
+                assert_eq!(get(running, &path("error")).await.1, r#""""#);
+                for name in ["second", "first"] {
+                    clients.pop();
+                    let is_gone = format!(r#""{name} is gone""#);
+                    until(running, &path("error"), |error| error == is_gone).await;
+                }
+            }
+        },
+    );
+}
+
 #[test]
 fn an_object_that_does_not_answer_in_time_is_a_504_and_its_call_goes_on() {
     let patient = limits(Duration::from_secs(1));

@@ -369,6 +369,45 @@ fn classes_see_http2_as_http1() {
     });
 }
 
+/// Clients end a stream as malformed if the answer to a HEAD has a body.
+#[test]
+fn a_head_has_no_body_over_http2_whoever_answers() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--json-calls", "on"]);
+    run(async {
+        let stream = TcpStream::connect(&served.announced.http).await.unwrap();
+        let sender = http2(stream).await;
+        for (path, status) in [
+            ("/nothing", 404),
+            ("/nobody/x", 404),
+            ("/counter/x", 200),
+            ("/counter/x/gone", 404),
+            ("/json/Counter", 200),
+            ("/json/Nobody", 404),
+            ("/counter/x/live", 426),
+        ] {
+            let request = |method: &str| {
+                let uri = format!("http://localhost{path}");
+                Request::builder().method(method).uri(uri).body(Empty::<Bytes>::new()).unwrap()
+            };
+            let mut lengths = Vec::new();
+            for method in ["GET", "HEAD"] {
+                let answer = sender.clone().send_request(request(method)).await.unwrap();
+                assert_eq!(answer.status(), status, "{method} {path}");
+                let said = answer.headers().get("content-length").cloned();
+                let body = answer.into_body().collect().await.expect("it is well formed");
+                let length = body.to_bytes().len();
+                lengths.push(said.map_or(length.to_string(), |said| {
+                    said.to_str().expect("it is a number").to_owned()
+                }));
+                assert!(method == "GET" || length == 0, "{path} has a body");
+            }
+            assert_eq!(lengths[0], lengths[1], "{path}");
+        }
+    });
+    served.stop();
+}
+
 #[test]
 fn a_client_that_asks_too_often_is_told_when_to_come_back() {
     let (_folder, data) = scratch();

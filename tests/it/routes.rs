@@ -83,7 +83,7 @@ access = "public"
     assert_eq!(call("/hit", "").body, r#"{"value":"3"}"#);
     assert_eq!(call("/call/x/read", "").body, r#"{"value":"3"}"#);
     for (method, path, status) in [
-        ("GET", "/hit", 405),
+        ("PUT", "/hit", 405),
         ("GET", "/call/x/read", 405),
         ("POST", "/call/x/gone", 404),
         ("POST", "/call/x", 404),
@@ -93,7 +93,8 @@ access = "public"
         let answer = ask(address, method, path);
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
         if status == 405 {
-            assert_eq!(answer.header("allow"), Some("POST"));
+            let allowed = if method == "GET" { "POST" } else { "GET, POST" };
+            assert_eq!(answer.header("allow"), Some(allowed));
             assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         }
     }
@@ -101,6 +102,54 @@ access = "public"
     let answer = call("/call/x/increment", &large);
     assert_eq!((answer.status, answer.body.contains("at most 32 bytes")), (413, true));
     assert_eq!(call("/call/x/read", "").body, r#"{"value":"3"}"#);
+}
+
+/// As `/json` does, with its own paths.
+#[test]
+fn a_row_describes_the_calls_in_json_that_it_leads_to() {
+    let (served, _folder) = start(
+        r#"
+[[route]]
+path = "/call/{name:5}/*"
+kind = "json"
+class = "Counter"
+name = "{name}"
+access = "public"
+[[route]]
+path = "/hit"
+kind = "json"
+class = "Counter"
+name = "x"
+url = "/increment"
+access = "public"
+[[route]]
+path = "/mine/*"
+kind = "json"
+class = "Counter"
+access = "bearer"
+"#,
+    );
+    let address = &served.announced.http;
+    let described = |answer: Response| -> serde_json::Value {
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+        serde_json::from_str(&answer.body).unwrap()
+    };
+    let all = described(get(address, "/call/x"));
+    assert_eq!((&all["openapi"], &all["info"]["title"]), (&json!("3.1.0"), &json!("Counter")));
+    let increment = &all["paths"]["/call/{name}/increment"]["post"];
+    assert_eq!(increment["parameters"][0]["name"], "name", "{increment}");
+    assert!(all["paths"]["/call/{name}/read"].is_object(), "{all}");
+    let one = described(get(address, "/hit?x"));
+    let paths: Vec<_> = one["paths"].as_object().unwrap().keys().collect();
+    assert_eq!(paths, ["/hit"]);
+    assert_eq!(ask(address, "HEAD", "/hit").status, 200);
+    assert_eq!(get(address, "/mine").status, 401, "it is for those who show a reference");
+    let mine = run(async {
+        let (_connection, counters) = connect(&served).await;
+        let saved = save(&by_name(&counters, "x"), "mine").await;
+        send(address, "GET", "/mine", &format!("Authorization: Bearer {saved}\r\n"), "")
+    });
+    assert!(described(mine)["paths"]["/mine/increment"].is_object());
 }
 
 #[test]
@@ -238,6 +287,23 @@ const GOOD: &str =
 /// A row with these keys.
 fn of(keys: &str) -> String {
     format!("[[route]]\npath = \"/x\"\n{keys}")
+}
+
+/// Nothing can have happened then, and its holder is to ask for another one.
+#[test]
+fn a_row_by_a_reference_of_another_server_reaches_nothing() {
+    let (_folder, data) = scratch();
+    let other = serve(&data);
+    let text = run(async {
+        let (_connection, counters) = connect(&other).await;
+        save(&by_name(&counters, "x"), "for a route").await
+    });
+    let (served, _folder) = start(&format!(
+        "[[route]]\npath = \"/call/*\"\nkind = \"json\"\nclass = \"Counter\"\nsturdyref = \"{text}\"\naccess = \"public\"\n"
+    ));
+    let answer = post(&served.announced.http, "/call/increment");
+    let said: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((answer.status, &said["outcome"]), (403, &json!("not")), "{said}");
 }
 
 #[test]

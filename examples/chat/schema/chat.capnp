@@ -13,5 +13,6 @@ interface ChatLimiter {
   # Says how fast one address may talk, in all rooms together. It remembers nothing when it sleeps.
 
   spend @0 () -> (waitMs :UInt64);
-  # Counts one message; the next one has to wait for so long.
+  # Counts one message, if the address may send it now: then `waitMs` is 0. Otherwise nothing is
+  # counted, and one may be sent after that time.
 }

@@ -1,7 +1,8 @@
 //! A chat: rooms by name and private ones, with the protocol of Cloudflare's `workers-chat-demo`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use capstead::http::{self, Answer, Body, Closed, Message, Request, StatusCode};
@@ -13,6 +14,8 @@ use crate::chat_capnp::{chat_limiter, chat_room};
 
 const NAME_MAX: usize = 32;
 const MESSAGE_MAX: usize = 256;
+/// Of a text as it comes: each letter of the longest message may be written as twice `\u0041`.
+const TEXT_BYTES_MAX: usize = 12 * MESSAGE_MAX + 64;
 /// Messages that a newcomer sees.
 const BACKLOG: usize = 100;
 /// Messages that are kept: with so many, all but the last [`BACKLOG`] are deleted.
@@ -52,8 +55,8 @@ pub struct ChatRoom {
     rooms: Namespace<ChatRoom>,
     limiters: Namespace<ChatLimiter>,
     sockets: Sockets,
-    /// The times until which nobody hears some of them.
-    silent_until_ms: RefCell<HashMap<Socket, u64>>,
+    /// The messages of each socket that are being counted.
+    counting: RefCell<HashMap<Socket, VecDeque<Message>>>,
     /// The time of the last message.
     last_ms: Cell<u64>,
     /// The number of stored messages, of which [`KEPT_MAX`] are counted.
@@ -77,7 +80,7 @@ impl Object for ChatRoom {
             rooms: ctx.namespace("rooms")?,
             limiters: ctx.namespace("limiters")?,
             sockets: ctx.sockets(),
-            silent_until_ms: RefCell::default(),
+            counting: RefCell::default(),
             last_ms: Cell::new(last_ms),
             kept: Cell::new(kept),
             ctx,
@@ -87,7 +90,7 @@ impl Object for ChatRoom {
 
 impl ChatRoom {
     async fn http(self: &Rc<Self>, request: Request<Body>) -> Answer {
-        let address = http::peer(&request).map_or("unknown".into(), |address| address.to_string());
+        let address = http::peer(&request).map_or("unknown".into(), one_client);
         match (request.method().as_str(), request.uri().path()) {
             ("GET", "/page") => PAGE.answer(&request),
             ("POST", "/make") => self.make_private(&address).await,
@@ -195,6 +198,10 @@ impl ChatRoom {
             error("Say it as text.");
             return Ok(());
         };
+        if text.len() > TEXT_BYTES_MAX {
+            error("Message too long.");
+            return Ok(());
+        }
         let Ok(said) = serde_json::from_str::<Value>(&text) else {
             error("That was no JSON.");
             return Ok(());
@@ -209,6 +216,18 @@ impl ChatRoom {
     }
 }
 
+/// The name under which a client is counted. A network of 64 bits of IPv6 is one: anybody may have
+/// all of its addresses.
+fn one_client(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string()
+        }
+    }
+}
+
 /// The last messages, the newest first.
 fn newest(messages: usize) -> List {
     List::all().prefix("message/").reverse().limit(messages)
@@ -218,29 +237,27 @@ const TOO_FAST: &str = "Your IP is being rate-limited, please try again later.";
 
 impl SocketHandler for ChatRoom {
     async fn message(self: Rc<Self>, socket: Socket, message: Message) -> Result<()> {
-        let now = self.ctx.now_ms();
-        if self.silent_until_ms.borrow().get(&socket).is_some_and(|until| now < *until) {
-            send(&socket, &json!({ "error": TOO_FAST }));
-            return Ok(());
-        }
-        // The message doesn't wait for the limiter, and so the answer comes when it is out, as in
-        // the demo whose protocol this is: a client that was too fast is told with its next
-        // message.
         let limiter = self.limiters.get(socket.tags().first().map_or("unknown", String::as_str))?;
         let asked = limiter.spend_request().send().promise;
-        self.heard(&socket, message)?;
+        self.counting.borrow_mut().entry(socket.clone()).or_default().push_back(message);
         // A client that can't be counted may talk.
-        if let Ok(answer) = asked.await {
-            let until = now + answer.get()?.get_wait_ms();
-            if until > now && self.sockets.all().contains(&socket) {
-                self.silent_until_ms.borrow_mut().insert(socket, until);
-            }
+        let wait_ms = match asked.await {
+            Ok(answer) => answer.get()?.get_wait_ms(),
+            Err(_) => 0,
+        };
+        // Answers to several may come in any order; the messages keep theirs.
+        let next = self.counting.borrow_mut().get_mut(&socket).and_then(VecDeque::pop_front);
+        match next {
+            Some(_) if wait_ms > 0 => send(&socket, &json!({ "error": TOO_FAST })),
+            Some(message) => self.heard(&socket, message)?,
+            // It is closed.
+            None => {}
         }
         Ok(())
     }
 
     async fn closed(self: Rc<Self>, socket: Socket, _: Closed) -> Result<()> {
-        self.silent_until_ms.borrow_mut().remove(&socket);
+        self.counting.borrow_mut().remove(&socket);
         if let Some(name) = name(&socket) {
             self.broadcast(&json!({ "quit": name }).to_string());
         }
@@ -308,8 +325,11 @@ impl chat_limiter::Server for ChatLimiter {
     ) -> Result<()> {
         let now = self.ctx.now_ms();
         let paid = self.paid_until_ms.get().max(now) + COST_MS;
-        self.paid_until_ms.set(paid);
-        results.get().set_wait_ms((paid - now).saturating_sub(AHEAD_MS));
+        let wait = (paid - now).saturating_sub(AHEAD_MS);
+        if wait == 0 {
+            self.paid_until_ms.set(paid);
+        }
+        results.get().set_wait_ms(wait);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use super::super::refusals::{late, nothing, unreached};
 use super::super::route::Route;
 use super::outcome::{HAPPENED, NOT, UNKNOWN, refusal_of};
 use crate::dynamic::{
-    CapSink, CapSource, Json, MethodShape, NoCapSink, Root, RootBuilder, Table, Unfit,
+    CapSink, CapSource, MethodShape, NoCapSink, Root, RootBuilder, Table, Unfit, parse,
 };
 use crate::error::{Result, is_not_begun, is_reference_refused, is_revoked};
 use crate::http::{OrRefusal, Refusal, refuse};
@@ -105,7 +105,21 @@ pub(super) struct JsonCall<'a> {
     pub(super) calls: &'a JsonCalls,
     pub(super) class: &'a JsonClass,
     pub(super) method: &'a MethodShape,
-    pub(super) json: &'a Json<'a>,
+    /// The parameters. Read anew for each attempt: as values they take far more memory than here.
+    pub(super) text: &'a [u8],
+}
+
+impl JsonCall<'_> {
+    /// Writes the parameters into a message.
+    fn write(&self, root: RootBuilder<'_>, restores: &mut Restores<'_>) -> OrRefusal<()> {
+        let wrong = |why: String| refuse(StatusCode::BAD_REQUEST, why);
+        let json =
+            parse(self.text).map_err(|error| wrong(format!("The body isn't JSON: {error}.\n")))?;
+        let Self { class, method, .. } = self;
+        let written =
+            class.table.write(&method.params, &json, root, JSON_PARAMS_BYTES_MAX, restores);
+        written.map_err(|unfit| wrong(format!("{unfit}.\n")))
+    }
 }
 
 /// The results of a call, or why there are none.
@@ -126,6 +140,11 @@ impl Gateway {
         taken: &Taken,
     ) -> OrRefusal<Vec<u8>> {
         let due = Instant::now() + taken.limits.transfer;
+        // Otherwise its refusal would look like an error of the object's.
+        timeout_at(due, self.objects.restore(route))
+            .await
+            .map_err(|_| late().with_outcome(NOT))?
+            .map_err(|error| unrestored(error).with_outcome(NOT))?;
         let mut replied = self.try_call(route, params, asked, due).await;
         if let Err(Failure::Call(error)) = &replied {
             if error.kind == capnp::ErrorKind::Disconnected {
@@ -159,18 +178,16 @@ impl Gateway {
             Some(id) => capstead_client::once(&object, id).into_client_hook(),
             None => object.into_client_hook(),
         };
-        let JsonCall { calls, class, method, json } = params;
+        let JsonCall { calls, method, .. } = params;
         let mut request = object.new_call(method.interface, method.number, None);
         let mut restores = Restores { calls, under_way: Vec::new() };
-        let root = RootBuilder::of(request.get());
-        class
-            .table
-            .write(&method.params, json, root, JSON_PARAMS_BYTES_MAX, &mut restores)
-            .map_err(|unfit| not(refuse(StatusCode::BAD_REQUEST, format!("{unfit}.\n"))))?;
+        params.write(RootBuilder::of(request.get()), &mut restores).map_err(not)?;
         for restored in
             timeout_at(due, join_all(restores.under_way)).await.map_err(|_| not(late()))?
         {
-            restored.map_err(|error| not(unrestored(error)))?;
+            restored.map_err(|error| {
+                not(unrestored(error).saying("A reference in the parameters can't be restored: "))
+            })?;
         }
         match timeout_at(due, request.send().promise).await {
             Ok(replied) => replied.map_err(Failure::Call),
@@ -179,15 +196,13 @@ impl Gateway {
     }
 }
 
-/// The answer when a reference in the parameters isn't restored. Only a refusal that its giver can
-/// mend is final.
+/// The answer when a reference isn't restored. Only a refusal that its giver can mend is final.
 fn unrestored(error: capnp::Error) -> Refusal {
-    let refusal = if is_reference_refused(&error) {
+    if is_reference_refused(&error) {
         Refusal::of(StatusCode::FORBIDDEN, &error)
     } else {
         unreached(error)
-    };
-    refusal.saying("A reference in the parameters can't be restored: ")
+    }
 }
 
 /// Restores the references in parameters.
@@ -315,7 +330,6 @@ mod tests {
         ] {
             let refusal = unrestored(error.clone());
             assert_eq!(refusal.status().as_u16(), status, "{error}");
-            assert!(refusal.said().starts_with("A reference in the parameters"), "{error}");
             assert!(refusal.said().ends_with(&error.extra), "{error}");
         }
     }

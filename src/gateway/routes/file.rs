@@ -174,18 +174,26 @@ impl Table {
         let needs_bearer = self.access.as_ref().is_some_and(is_bearer);
         let methods = match (&leads, self.methods) {
             (Leads::Object { speaks: Speaks::Http, .. }, all) => all.map(methods).transpose()?,
-            (Leads::Object { .. }, None) => Some(vec![Method::POST]),
+            (Leads::Object { .. }, None) => Some(vec![Method::GET, Method::POST]),
             (Leads::Capnp | Leads::Link(_), None) => Some(vec![Method::GET]),
             (_, Some(all)) => {
                 let why = "a route of this kind has its one method: remove the methods";
                 return Err(Mistake::new(all.span(), why));
             }
         };
+        let json = match &leads {
+            Leads::Object { speaks: Speaks::Json, url, .. } => {
+                let method = (!pattern.has_rest()).then(|| url.trim_start_matches('/').to_owned());
+                Some(pattern.json_place(method))
+            }
+            _ => None,
+        };
         let (quota, sockets) = (quota(self.rate, self.burst)?, sockets(self.sockets, &leads)?);
         let terms = RowTerms {
             quota,
             sockets,
             number: 0,
+            json,
             methods,
             body_bytes: self.body.map(body_bytes).transpose()?,
             origins: self.origins.map_or(Ok(Vec::new()), origins)?,

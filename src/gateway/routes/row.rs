@@ -2,12 +2,14 @@
 //! may come in by it.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::num::NonZeroU32;
 
 use governor::Quota;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use crate::gateway::classes::JsonPlace;
 use crate::gateway::route::{Reference, Route};
 use crate::http::secret_hash;
 
@@ -39,6 +41,8 @@ pub(in crate::gateway) struct RowTerms {
     pub(in crate::gateway) quota: Option<Quota>,
     /// The open WebSockets with one reference, or of all without one.
     pub(in crate::gateway) sockets: Option<NonZeroU32>,
+    /// The place of its calls in JSON, if it leads to them.
+    pub(in crate::gateway) json: Option<JsonPlace>,
     /// Tells rows apart.
     pub(in crate::gateway) number: usize,
 }
@@ -254,6 +258,18 @@ impl Pattern {
             }
         }
         Ok(())
+    }
+
+    /// The place of calls in JSON at these paths, of one method or of all.
+    pub(super) fn json_place(&self, method: Option<String>) -> JsonPlace {
+        let mut path = String::new();
+        for segment in &self.path {
+            let _ = match segment {
+                Segment::Fixed(text) => write!(path, "/{text}"),
+                Segment::Any { name, .. } => write!(path, "/{{{name}}}"),
+            };
+        }
+        JsonPlace { path, parts: self.names().map(str::to_owned).collect(), method }
     }
 
     /// Tells whether it takes more segments than it names.

@@ -380,7 +380,27 @@ async fn read(up: &Up, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read 
             None => return Read::Lost,
         };
         bytes += length;
-        handled.push(sent.map(move |outcome| (length, outcome)));
+        let counted = Counted::new(heard.under_way.taken(), length);
+        handled.push(sent.map(move |outcome| {
+            drop(counted);
+            (length, outcome)
+        }));
+    }
+}
+
+/// The memory of a message until it was handled: it counts as a request's body does.
+struct Counted(Rc<Taken>, usize);
+
+impl Counted {
+    fn new(taken: &Rc<Taken>, bytes: usize) -> Self {
+        taken.room().count(bytes);
+        Self(taken.clone(), bytes)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.room().release(self.1);
     }
 }
 
@@ -423,12 +443,16 @@ fn wrong(error: &Error) -> Read {
 }
 
 impl Heard {
-    /// Resolves when the client was silent for so long, though it was asked by then.
+    /// Resolves when the client was silent for so long, though it was asked by then. One that isn't
+    /// read is asked all the same: if it has gone, what is written finds that out.
     async fn silence(&self, outbox: &Outbox, idle: Duration) {
         let mut asked = None;
         loop {
             if self.waits.get() {
                 self.under_way.excuse();
+                outbox.control(Message::Ping(Bytes::new()));
+                sleep_until(Instant::now() + idle / 2).await;
+                continue;
             }
             let last = self.under_way.heard();
             let quiet = last.elapsed();

@@ -118,15 +118,16 @@ impl UnderWay {
         let now = Instant::now();
         self.heard.set(now);
         let mut frames = self.frames.borrow_mut();
-        let ended = frames.messages;
+        let (ended, before) = (frames.messages, frames.paid);
         frames.follow(bytes);
         if !frames.is_under_way() {
             self.since.set(None);
             self.count(0);
             return true;
         }
-        if let Some((since, before)) = self.since.get().filter(|_| frames.messages == ended) {
-            self.since.set(Some((since, before + bytes.len())));
+        if let Some((since, paid)) = self.since.get().filter(|_| frames.messages == ended) {
+            // Heads alone bring a message no further.
+            self.since.set(Some((since, paid + (frames.paid - before) as usize)));
         } else {
             self.since.set(Some((now, 0)));
             self.begun.notify_one();
@@ -170,6 +171,8 @@ struct Frames {
     left: u64,
     /// The bytes of the message under way, with those of the present frame that are announced.
     message: u64,
+    /// The bytes of its payload that have come.
+    paid: u64,
     /// Frames of a message have come, and not the last of them.
     is_open: bool,
     /// Messages that have ended.
@@ -205,6 +208,9 @@ impl Frames {
             if self.left > 0 {
                 let here = self.left.min(bytes.len() as u64);
                 self.left -= here;
+                if !self.is_control() {
+                    self.paid += here;
+                }
                 bytes = &bytes[here as usize..];
             } else {
                 self.take_of_head(*first);
@@ -248,7 +254,7 @@ impl Frames {
         if is_last && !self.is_control() {
             self.is_open = false;
             self.messages += 1;
-            self.message = 0;
+            (self.message, self.paid) = (0, 0);
         }
         self.came = 0;
     }
@@ -348,7 +354,8 @@ mod tests {
         frames.follow(&frame(0x89, 100));
         assert_eq!(frames.message, 1000, "a ping between is no part of it");
         frames.follow(&frame(0x00, 500));
-        assert_eq!(frames.message, 1500);
+        frames.follow(&frame(0x00, 0).repeat(10));
+        assert_eq!((frames.message, frames.paid), (1500, 1500), "nor do heads bring it further");
         frames.follow(&frame(0x80, 0));
         assert!(!frames.is_under_way());
     }

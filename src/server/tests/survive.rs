@@ -5,7 +5,7 @@ mod far;
 
 use std::time::Duration;
 
-use self::far::{As, Far, HostProcess, serves, window};
+use self::far::{As, Far, HostProcess, Side, serves, window};
 use super::world::{ask, revoke, run, save};
 use crate::gateway::HttpLimits;
 
@@ -92,6 +92,59 @@ fn no_message_is_lost_or_doubled_however_the_line_is_cut() {
         };
         tokio::join!(sending, receiving);
         assert!(cuts.count() > 20, "it was cut {} times", cuts.count());
+    });
+}
+
+/// The host has handled a message for good, and is killed before the gateway hears of that: the
+/// message isn't handled again, and what was said of it isn't lost.
+#[test]
+fn a_message_whose_answer_was_lost_is_handled_once() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let line = far.behind_a_bad_line(&host).await;
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut client = window(http, "tag").await;
+        client.send("first").await;
+        assert_eq!(client.text().await, "first 1");
+        line.mute(Side::Host);
+        client.send("second").await;
+        while far.says(&host, "heard").await != "2" {
+            tokio::task::yield_now().await;
+        }
+        host.kill();
+        let host = HostProcess::start(data.path());
+        far.is_at(&host);
+        assert_eq!(client.text().await, "second 2");
+        client.send("third").await;
+        assert_eq!(client.text().await, "third 3");
+        assert_eq!(far.says(&host, "heard").await, "3");
+    });
+}
+
+/// The client has a frame, and the host is killed before it hears of that, and before it gets what
+/// the client says meanwhile: the frame isn't told again, and the message isn't lost.
+#[test]
+fn a_frame_whose_answer_was_lost_is_told_once() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let line = far.behind_a_bad_line(&host).await;
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut client = window(http, "tag").await;
+        client.send("first").await;
+        assert_eq!(client.text().await, "first 1");
+        line.mute(Side::Gateway);
+        assert_eq!(ask(host.http, "POST", "/echo/x/push/1").await.0, 200);
+        assert_eq!(client.text().await, "/push/1");
+        client.send("meanwhile").await;
+        host.kill();
+        let host = HostProcess::start(data.path());
+        far.is_at(&host);
+        assert_eq!(client.text().await, "meanwhile 2");
+        assert_eq!(far.says(&host, "heard").await, "2");
     });
 }
 

@@ -62,6 +62,7 @@ impl Streams {
                 self.read(&mut body).await
             }
             "/whole" => http::json(StatusCode::OK, &body.whole().await?.as_bytes().len()),
+            "/large" => Ok(Response::new(vec![b'x'; bytes.unwrap_or_default() as usize].into())),
             "/write" => Ok(streamed(said, async move |to| {
                 let written = self.write(to, bytes.unwrap_or_default()).await;
                 self.note(written)
@@ -81,6 +82,11 @@ impl Streams {
                     Ok(())
                 }))
             }
+            "/watched" => Ok(streamed(None, async move |to| {
+                to.send("begun").await?;
+                to.gone().await;
+                self.note(Err(failed(format!("{text} is gone"))))
+            })),
             "/emit" => {
                 let mut listeners = self.listeners.borrow_mut();
                 listeners.retain(|listener| listener.unbounded_send(text.clone()).is_ok());

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// Longer than anything here takes on a busy machine.
@@ -185,6 +186,20 @@ impl Person {
         }
     }
 
+    /// The same, for a client that has this address by the word of a proxy.
+    pub async fn connect_from(server: &Server, room: &str, address: &str) -> Result<Self, u16> {
+        let stream = connect(server, 0).await;
+        let url = format!("ws://{}/api/room/{room}/websocket", server.http);
+        let mut request = url.into_client_request().expect("it is a request");
+        let address = address.parse().expect("it is a value");
+        request.headers_mut().insert("x-forwarded-for", address);
+        match tokio_tungstenite::client_async(request, stream).await {
+            Ok((socket, _)) => Ok(Self { name: String::new(), socket }),
+            Err(Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// Says a name, and reads until all of the past has come.
     pub async fn enter(server: &Server, room: &str, name: &str, address: u8) -> Self {
         let mut person = Self::connect(server, room, address).await.expect("the room is open");
@@ -204,6 +219,21 @@ impl Person {
 
     pub async fn say(&mut self, message: &str) {
         self.send(&json!({ "message": message })).await;
+    }
+
+    /// Says something; false if the answer is that it was too fast.
+    pub async fn is_told(&mut self, message: &str) -> bool {
+        self.say(message).await;
+        loop {
+            let said = self.next().await;
+            if let Some(error) = said["error"].as_str() {
+                assert!(error.contains("rate-limited"), "{error}");
+                return false;
+            }
+            if said["message"] == message {
+                return true;
+            }
+        }
     }
 
     pub async fn next(&mut self) -> Value {

@@ -305,12 +305,13 @@ impl Far {
     pub(super) async fn behind_a_bad_line(self: &Rc<Self>, host: &HostProcess) -> Rc<Cuts> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.address.set(listener.local_addr().unwrap());
-        let cuts = Rc::new(Cuts { lines: Cell::new(0), cuts: Cell::new(false) });
+        let cuts = Rc::<Cuts>::default();
         let (all, to) = (cuts.clone(), host.capnp);
         tokio::task::spawn_local(async move {
             loop {
                 let (near, _) = listener.accept().await.unwrap();
-                let far = TcpStream::connect(to).await.unwrap();
+                // A host that was killed is nowhere.
+                let Ok(far) = TcpStream::connect(to).await else { continue };
                 tokio::task::spawn_local(all.clone().line(near, far));
             }
         });
@@ -319,14 +320,28 @@ impl Far {
 }
 
 /// The ends of a line.
+#[derive(Default)]
 pub(super) struct Cuts {
     lines: Cell<u64>,
     cuts: Cell<bool>,
+    /// The side whose words don't arrive any more.
+    muted: Cell<Option<Side>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Gateway,
+    Host,
 }
 
 impl Cuts {
     pub(super) fn begin(&self) {
         self.cuts.set(true);
+    }
+
+    /// From now on nothing arrives of what this side says, and the line stays.
+    pub(super) fn mute(&self, side: Side) {
+        self.muted.set(Some(side));
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -340,10 +355,17 @@ impl Cuts {
         let mut left = 1_000 + nth * 7_919 % 6_007;
         let (mut from_near, mut from_far) = ([0; 512], [0; 512]);
         loop {
-            let (bytes, to) = tokio::select! {
-                read = near.read(&mut from_near) => (&from_near[..read.unwrap_or(0)], &mut far),
-                read = far.read(&mut from_far) => (&from_far[..read.unwrap_or(0)], &mut near),
+            let (side, bytes, to) = tokio::select! {
+                read = near.read(&mut from_near) => {
+                    (Side::Gateway, &from_near[..read.unwrap_or(0)], &mut far)
+                }
+                read = far.read(&mut from_far) => {
+                    (Side::Host, &from_far[..read.unwrap_or(0)], &mut near)
+                }
             };
+            if self.muted.get() == Some(side) && !bytes.is_empty() {
+                continue;
+            }
             let goes = if self.cuts.get() { bytes.len().min(left as usize) } else { bytes.len() };
             if to.write_all(&bytes[..goes]).await.is_err() || goes < bytes.len() || goes == 0 {
                 return;
