@@ -1,4 +1,5 @@
-//! The `capstead` command: a server of the bundled classes, which no other file of the server names.
+//! The `capstead` command: a server of the bundled classes. No other part of the server names
+//! these.
 
 use capstead::Running;
 use capstead::classes::bundled;

@@ -115,10 +115,12 @@ impl Operate {
     }
 }
 
-/// Runs the `capstead` command on this process's arguments, for a server of these classes. When that
-/// has started, `hints` gives lines that it prints below its references.
+/// Runs the `capstead` command on this process's arguments, for a server of these classes. When
+/// that has started, `hints` gives lines that are printed below its references.
 ///
-/// It is for the bundled server: a server of your own begins with [`Server::run`]. Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
+/// It is for the bundled server: a server of your own begins with [`Server::run`].
+///
+/// Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
 /// 3 when the storage failed.
 pub fn main(server: Server, hints: fn(&Running) -> Vec<String>) -> ExitCode {
     hide_memory();

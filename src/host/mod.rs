@@ -2,9 +2,9 @@
 //!
 //! A call comes in through a facet, waits in arrival order until its object is awake, runs in
 //! turns, and its reply leaves through the object's gate. The floor `state` has the objects and
-//! calls, over the means in `base`, and `engine` runs them. Above these, `authority` has the grants,
-//! `api` what a class sees, `operator` what the operator's tools do, and `cluster` the ways to and
-//! from other hosts.
+//! calls, over the means in `base`, and `engine` runs them. Above these, `authority` has the
+//! grants, `api` what a class sees, `operator` what the operator's tools do, and `cluster` the ways
+//! to and from other hosts.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
 

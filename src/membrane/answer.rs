@@ -67,7 +67,7 @@ impl Drop for AnswerHandle {
 
 impl Owed for AnswerState {
     fn answered(&self) {
-        self.pipeline.is_answered();
+        self.pipeline.answered();
     }
 }
 

@@ -1,17 +1,11 @@
 //! A message of our own with the capabilities in it: parameters and results on their way.
-//!
-//! Results are written here first and copied into the RPC system's message when the gate opens, so
-//! that no handler ever holds a message that could leave by itself.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use capnp::any_pointer;
-use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
-use capnp::private::capability::{
-    ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResponseHook, ResultsHook,
-};
+use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResponseHook};
 use capnp::private::layout::StructSize;
 use capnp::serialize;
 use capnp::traits::{Imbue, ImbueMut};
@@ -19,9 +13,7 @@ use capstead_client::{
     CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, too_large, too_many_capabilities,
 };
 
-use super::answer::Answer;
-use super::hook;
-use crate::error::{Result, failed, unimplemented};
+use crate::error::Result;
 
 /// Words allocated at once: most parameters and results fit, and zeroing more costs time.
 const FIRST_SEGMENT_WORDS: u32 = 24;
@@ -165,19 +157,6 @@ impl ParamsHook for Body {
     }
 }
 
-/// A [`Body`] in which pipelined capabilities are found.
-pub(super) struct Opened(pub(super) Rc<Body>);
-
-impl PipelineHook for Opened {
-    fn add_ref(&self) -> Box<dyn PipelineHook> {
-        Box::new(Self(self.0.clone()))
-    }
-
-    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
-        self.0.get().and_then(|body| body.get_pipelined_cap(ops)).unwrap_or_else(hook::broken)
-    }
-}
-
 /// A [`Body`] seen with other capabilities.
 pub(super) struct View {
     body: Rc<Body>,
@@ -224,67 +203,24 @@ impl BodySlot {
         }
     }
 
-    fn arrive(&self, mut body: Body) {
+    pub(super) fn arrive(&self, mut body: Body) {
         let caps = self.0.is_abandoned.get().then(|| std::mem::take(&mut body.caps));
         self.put_back(body);
         drop(caps);
     }
 
+    /// The results may be used from now on, as they are in this copy. False if others may be
+    /// already.
+    pub(super) fn offer(&self, copy: impl FnOnce() -> Result<Body>) -> Result<bool> {
+        if self.0.has_offered.replace(true) {
+            return Ok(false);
+        }
+        self.0.early.set(Some(copy()?));
+        Ok(true)
+    }
+
     /// The results as they were when the handler last called `set_pipeline`.
     pub(crate) fn take_early(&self) -> Option<Body> {
         self.0.early.take()
-    }
-}
-
-/// The message into which a handler writes its results.
-pub(crate) struct Results {
-    body: Option<Body>,
-    slot: BodySlot,
-}
-
-impl Results {
-    pub(crate) fn new() -> (Self, BodySlot) {
-        let slot = BodySlot::default();
-        (Self { body: None, slot: slot.clone() }, slot)
-    }
-}
-
-impl Drop for Results {
-    fn drop(&mut self) {
-        self.slot.arrive(self.body.take().unwrap_or_else(Body::new));
-    }
-}
-
-impl ResultsHook for Results {
-    fn get(&mut self) -> Result<any_pointer::Builder<'_>> {
-        self.body.get_or_insert_with(Body::new).builder()
-    }
-
-    /// Only noted here: the engine opens the pipeline when the gate opens.
-    fn set_pipeline(&mut self) -> Result<()> {
-        if self.slot.0.has_offered.replace(true) {
-            return Err(failed("set_pipeline was called twice"));
-        }
-        let early = Body::copy(self.get()?.into_reader())?;
-        self.slot.0.early.set(Some(early));
-        Ok(())
-    }
-
-    /// Without effect: a handler that started runs to its end.
-    fn allow_cancellation(&self) {}
-
-    fn tail_call(mut self: Box<Self>, request: Box<dyn RequestHook>) -> Promise<(), capnp::Error> {
-        let reply = request.send().promise;
-        Promise::from_future(async move { self.get()?.set_as(reply.await?.get()?) })
-    }
-
-    /// Not for hooks of ours: a pipeline must not pass by the gate.
-    fn direct_tail_call(
-        self: Box<Self>,
-        request: Box<dyn RequestHook>,
-    ) -> (Promise<(), capnp::Error>, Box<dyn PipelineHook>) {
-        let closed = Answer::default();
-        closed.resolve(Err(unimplemented("results of a tail call can't be pipelined")));
-        (self.tail_call(request), Box::new(closed))
     }
 }

@@ -60,7 +60,7 @@ impl Pipelined for CallEnd {
 
 impl Owed for CallEnd {
     fn answered(&self) {
-        self.pipeline.is_answered();
+        self.pipeline.answered();
     }
 
     fn owes_receipt(&self, receipt: Receipt) {

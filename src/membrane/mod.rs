@@ -26,12 +26,14 @@ mod hops;
 mod keeper;
 mod pipeline;
 mod relay;
+mod results;
 mod serve;
 
-pub(crate) use body::{Body, BodySlot, Caps, Results};
+pub(crate) use body::{Body, BodySlot, Caps};
 pub(crate) use call::{Call, Dispatch, Params, Reply, deliver, dispatch};
 pub(crate) use chain::Chain;
 pub(crate) use forward::all_passed_on;
 pub(crate) use hook::{CallTarget, broken, find, forget, wrap};
 pub(crate) use keeper::Keeper;
+pub(crate) use results::Results;
 pub(crate) use serve::serve;

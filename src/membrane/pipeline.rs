@@ -19,12 +19,25 @@ use std::task::{Poll, Waker};
 
 use capnp::Error;
 use capnp::capability::Promise;
-use capnp::private::capability::{ClientHook, PipelineHook, PipelineOp};
+use capnp::private::capability::{ClientHook, ParamsHook, PipelineHook, PipelineOp};
 use futures::channel::oneshot;
 
-use super::body::{Body, BodySlot, Opened};
+use super::body::{Body, BodySlot};
 use super::call::{Call, deliver};
 use super::hook::{self, CallTarget, CapEnd};
+
+/// A [`Body`] in which pipelined capabilities are found.
+struct Opened(Rc<Body>);
+
+impl PipelineHook for Opened {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.0.get().and_then(|body| body.get_pipelined_cap(ops)).unwrap_or_else(hook::broken)
+    }
+}
 
 /// See the head of the file.
 #[derive(Default)]
@@ -166,7 +179,7 @@ impl Pipeline {
     }
 
     /// The vat that the call went to has answered, or the call never got there.
-    pub(super) fn is_answered(&self) {
+    pub(super) fn answered(&self) {
         self.0.borrow_mut().is_answered = true;
         self.tell();
     }

@@ -6,9 +6,10 @@ use std::task::{Context, Poll, Waker};
 
 use capnp::capability::{self, FromClientHook, FromServer, Params};
 
-use super::body::{BodySlot, Results};
+use super::body::BodySlot;
 use super::call::{Call, Dispatch, Reply, dispatch};
 use super::hook::{self, CallTarget};
+use super::results::Results;
 use crate::error::{Result, failed, name_method};
 
 /// The capability to `server`. Its calls start in the order made, within the call that makes them.

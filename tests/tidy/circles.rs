@@ -45,7 +45,7 @@ const EXCEPTIONS: [Exception; 4] = [
     ),
     (
         "src/membrane",
-        &["answer", "body", "call", "call_end", "early", "forward", "hook", "pipeline", "relay"],
+        &["answer", "call", "call_end", "forward", "hook", "pipeline", "relay"],
         "a call holds its reply, a reply its pipeline, a pipeline further calls",
     ),
 ];

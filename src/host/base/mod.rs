@@ -1,5 +1,6 @@
-//! The means of the objects of a host: rights and their ends, turns and the storage under them, the
-//! bytes of records, and what is judged by a clock. None of it knows a call, an instance or the vat.
+//! The means of the objects of a host: rights and their ends, turns and the storage under them,
+//! the bytes of records, and what is judged by a clock. None of it knows a call, an instance or the
+//! vat.
 
 pub(in crate::host) mod activity;
 pub(in crate::host) mod caveats;

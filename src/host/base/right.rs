@@ -73,7 +73,8 @@ impl Right {
         self.caveats.as_ref().and_then(|caveats| caveats.not_after_ms())
     }
 
-    /// Runs `end` when its time is over, unless the handle is dropped before. None if it has no end.
+    /// Runs `end` when its time is over, unless the handle is dropped before. None if that has no
+    /// end.
     pub(in crate::host) fn at_end(
         &self,
         clock: &Clock,

@@ -1,4 +1,5 @@
-//! The vat and all that is in it: objects asleep and awake, facets, and the calls that wait and run.
+//! The vat and all that is in it: objects asleep and awake, facets, and the calls that wait and
+//! run.
 //!
 //! It keeps these and their order, and begins nothing: the floor `engine` runs the calls, wakes the
 //! objects and ends them.

@@ -1,6 +1,6 @@
 //! The way in to a WebSocket of an object, which the gateway holds as a facet. It names the object,
-//! so that a message wakes a sleeping one, and keeps the slot, and in that the table of the object's
-//! sockets.
+//! so that a message wakes a sleeping one, and keeps the slot, and in that the table of the
+//! object's sockets.
 //!
 //! **Invariant:** an end of which nobody else tells the object is told by the host, once.
 

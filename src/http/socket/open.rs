@@ -259,8 +259,8 @@ impl Accept {
         Ok(response)
     }
 
-    /// As for [`Upgrade::start`]; it also fails when there is no room for the socket, or the handler
-    /// isn't the object.
+    /// As for [`Upgrade::start`]; it also fails when there is no room for the socket, or the
+    /// handler isn't the object.
     async fn open(
         &self,
         context: &client_request_context::Client,

@@ -241,8 +241,8 @@ impl Surviving {
         Ok(())
     }
 
-    /// It goes on by another way, whose gateway has all frames up to `received`. Gives the number of
-    /// the last message that has begun, and those of the frames that the gateway hasn't got.
+    /// It goes on by another way, whose gateway has all frames up to `received`. Gives the number
+    /// of the last message that has begun, and those of the frames that the gateway hasn't got.
     pub(super) fn go_on(
         &self,
         records: &dyn Records,
