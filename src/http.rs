@@ -95,8 +95,8 @@ pub use self::socket::{
     Accept, Closed, Connect, Message, Sending, Socket, SocketHandler, Sockets, is_upgrade,
 };
 pub(crate) use self::socket::{
-    Entry, Holder, LOST, Lease, Records, SocketTable, View, cut as cut_reason, dispatch, is_close,
-    is_text, resume,
+    Entry, HasSockets, Holder, LOST, Lease, Records, SocketTable, View, cut as cut_reason,
+    dispatch, is_close, is_text, resume,
 };
 pub(crate) use self::stream::{Cut, Flow, Progress, Reader, keep, write};
 use crate::error::{Result, failed, said};

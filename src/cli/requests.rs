@@ -151,8 +151,15 @@ fn said(call: request::Reader<'_>, names: &MethodNames) -> Result<String, Failur
         ByteSize(call.get_bytes()),
     );
     for (at, grant) in call.get_grants()?.iter().enumerate() {
-        let by = if at == 0 { ", by grant" } else { "made from" };
-        let _ = write!(text, "{}{by} {}", if at == 0 { "" } else { " " }, hex(grant?));
+        let grant = grant?;
+        // Zeros stand for all who have no grant.
+        let has_none = grant.iter().all(|byte| *byte == 0);
+        let _ = match (at, has_none) {
+            (0, true) => write!(text, ", without a grant"),
+            (_, true) => write!(text, " made by somebody without one"),
+            (0, false) => write!(text, ", by grant {}", hex(grant)),
+            (_, false) => write!(text, " made from {}", hex(grant)),
+        };
     }
     Ok(text)
 }

@@ -33,7 +33,7 @@ pub use open::{Accept, Sockets, is_upgrade};
 pub(crate) use resuming::resume;
 use surviving::Frame;
 pub(crate) use surviving::{Lease, Records};
-pub(crate) use table::{Entry, Holder, SocketTable, View};
+pub(crate) use table::{Entry, HasSockets, Holder, SocketTable, View};
 
 /// The code of a connection that was lost.
 pub(crate) const LOST: u16 = 1006;

@@ -58,7 +58,8 @@ pub(crate) struct Grant {
     /// rather than by the operator or the class.
     pub(crate) by_holder: bool,
     /// The grants from which its parent was made, the nearest first. Those of a namespace may be on
-    /// another host, and a revoked one may have no record.
+    /// another host, and a revoked one may have no record. Sixteen zeros at the end: the first of
+    /// them was made by a holder without a grant.
     pub(crate) before: Vec<GrantId>,
 }
 

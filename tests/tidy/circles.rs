@@ -12,16 +12,11 @@ use crate::imports::absolute;
 /// A circle that is allowed: the folder, its entries that import each other, and the reason.
 type Exception = (&'static str, &'static [&'static str], &'static str);
 
-const EXCEPTIONS: [Exception; 4] = [
+const EXCEPTIONS: [Exception; 3] = [
     (
         "client/callback",
         &["answer", "body", "queue"],
         "a call holds its reply, and an answer the calls that wait for it",
-    ),
-    (
-        "src/host/authority",
-        &["records", "sweep"],
-        "grants are swept by the rule by which they depend on each other",
     ),
     (
         "src/host/state",

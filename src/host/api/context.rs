@@ -13,11 +13,10 @@ use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::Result;
 use crate::host::authority::calls::{self, Granted};
-use crate::host::authority::records::Grantor;
+use crate::host::authority::giving::Grantor;
 use crate::host::base::right::Right;
 use crate::host::engine::ending;
 use crate::host::engine::gated::{self, Gated};
-use crate::host::engine::sockets;
 use crate::host::state::facet::Maker;
 use crate::host::state::instance::Instance;
 use crate::http::Sockets;
@@ -99,7 +98,7 @@ impl Context {
     /// The object's WebSockets: it accepts them, and sends on all of them. They outlive this
     /// instance, so [`Object::wake`](crate::Object::wake) finds those that were open before.
     pub fn sockets(&self) -> Sockets {
-        Sockets::new(sockets::view(&self.0))
+        Sockets::new(self.0.clone())
     }
 
     /// Makes a reference to this object, a text to give away, in the present turn. **The text is a
@@ -123,10 +122,10 @@ impl Context {
         calls::save(&self.0, (&Right::default(), Grantor::Owner), terms)
     }
 
-    /// Takes a grant of this object back, in the present turn: its reference, all that was made
-    /// from it, and the calls that are made by it end at once; their callers are told when that is
-    /// durable. They stay so even if a transaction around this is undone, which leaves the
-    /// reference as good as it was.
+    /// Takes a grant of this object back, with the present turn: when that ends, its reference, all
+    /// that was made from it, and the calls that are made by it end; their callers are told when it
+    /// is durable. A turn that panics or is aborted takes nothing back, and neither does a
+    /// transaction that is undone.
     ///
     /// # Errors
     /// When there is no such grant; outside a turn of this object, or when the instance ended.

@@ -13,13 +13,13 @@ use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{GrantId, Method, Target};
 use capstead_client::{Terms, write_caveats};
 
-use super::records::{self, Grantor, depends, target_id};
+use super::giving::{self, Grantor};
+use super::records::{self, depends, target_id};
 use super::sweep;
 use crate::error::{Reason, Result, failed, no_such_method};
 use crate::host::base::caveats::caveats;
 use crate::host::base::right::Right;
 use crate::host::base::right::{GRANTS, GrantRef, REVOKE, SAVE};
-use crate::host::engine::cut;
 use crate::host::state::facet::Facet;
 use crate::host::state::instance::Instance;
 use crate::host::state::vat::Vat;
@@ -110,10 +110,10 @@ pub(in crate::host) fn save(
     terms: Terms,
 ) -> Result<Granted> {
     let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.spec.id)));
-    let ready = records::prepare(&instance.vat, &agent.keys(), target, by, &terms)?;
+    let ready = giving::prepare(&instance.vat, &agent.keys(), target, by, &terms)?;
     let text = agent.text(&ready.reference)?;
     instance.vat.turns.store().check_records(&instance.account, ready.record.len())?;
-    instance.write_grant(|vat, object| records::put(vat, object, &ready))?;
+    instance.write_grant(|vat, object| giving::put(vat, object, &ready))?;
     Ok(Granted { id: ready.id, text })
 }
 
@@ -125,8 +125,7 @@ pub(in crate::host) fn revoke(instance: &Instance, right: &Right, id: GrantId) -
         Some(left) => instance.write_record(Space::Grants, id.as_bytes(), Some(&left))?,
         None => instance.write_grant(|vat, _| records::delete(vat, grant_ref))?,
     }
-    vat.metrics.grants_revoked_total.add(1);
-    cut::cut(vat, object, &[id]);
+    vat.live_grants.revoke(grant_ref);
     sweep::sweep(vat, object);
     Ok(())
 }

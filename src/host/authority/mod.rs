@@ -2,6 +2,7 @@
 //! them.
 
 pub(in crate::host) mod calls;
+pub(in crate::host) mod giving;
 pub(in crate::host) mod nameable;
 pub(in crate::host) mod records;
 pub(in crate::host) mod sweep;

@@ -36,8 +36,8 @@ const KINDS: [ErrorKind; 4] =
     [ErrorKind::Failed, ErrorKind::Overloaded, ErrorKind::Disconnected, ErrorKind::Unimplemented];
 
 /// The longest row of grants that are made from each other: one part of it in the object, one in
-/// its class.
-const LINEAGE_BYTES_MAX: usize = 1 + 2 * 16 * GRANT_DEPTH_MAX as usize;
+/// its class, and the place of those who have none.
+const LINEAGE_BYTES_MAX: usize = 1 + 16 * (2 * GRANT_DEPTH_MAX as usize + 1);
 
 /// The longest reply that can be stored, in bytes, or text of an error.
 pub(in crate::host) const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEAD_BYTES - LINEAGE_BYTES_MAX;

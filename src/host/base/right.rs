@@ -24,6 +24,11 @@ use crate::schema::http_capnp::http_service;
 use crate::schema::surviving_capnp::socket_resumption;
 pub(in crate::host) use crate::sturdyref::GrantRef;
 
+/// In the place of a grant's id: the share of all who have a capability without a grant. Objects
+/// give such ones away of themselves, and over HTTP `?save=` has grants made of them. It stands in
+/// the row of those that a grant was made from, where such a holder had the first of them made.
+pub(in crate::host) const WITHOUT_GRANT: GrantId = GrantId::from_bytes([0; 16]);
+
 /// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
 /// believed.
 const CUT_LATELY_MAX: usize = 1024;
@@ -252,6 +257,8 @@ pub(in crate::host) struct LiveGrants {
     /// down.
     restored: RefCell<HashMap<GrantRef, u64>>,
     cut_lately: RefCell<VecDeque<GrantRef>>,
+    /// Those that the open turn took back. They are cut when it has ended.
+    revoked: RefCell<Vec<GrantRef>>,
     /// The number of all cuts so far.
     cuts: Cell<u64>,
     pub(in crate::host) sweeps: Sweeps,
@@ -261,7 +268,19 @@ impl LiveGrants {
     /// The grant, if somebody uses it and it is in force.
     pub(in crate::host) fn get(&self, grant_ref: GrantRef) -> Option<Rc<LiveGrant>> {
         let live = self.by_id.borrow().get(&grant_ref)?.upgrade()?;
-        (!live.is_cut()).then_some(live)
+        let revoked = self.revoked.borrow();
+        let is_revoked = live.with_parents().any(|live| revoked.contains(&live.grant_ref));
+        (!live.is_cut() && !is_revoked).then_some(live)
+    }
+
+    /// The open turn of an object took a grant of it back.
+    pub(in crate::host) fn revoke(&self, grant_ref: GrantRef) {
+        self.revoked.borrow_mut().push(grant_ref);
+    }
+
+    /// Those that the turn which has just ended took back.
+    pub(in crate::host) fn take_revoked(&self) -> Vec<GrantRef> {
+        self.revoked.take()
     }
 
     /// Adds a grant that was found to be in force. There is one of each, also if it was found twice

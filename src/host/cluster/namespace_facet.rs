@@ -16,7 +16,8 @@ use super::agent::Agent;
 use crate::error::{Result, failed, no_such_method};
 use crate::host::api::namespace::{anonymous, named};
 use crate::host::authority::calls::{self, grant_id, wanted, write_grants};
-use crate::host::authority::records::{self, Grantor, target_id};
+use crate::host::authority::giving::{self, Grantor};
+use crate::host::authority::records::target_id;
 use crate::host::base::caveats::caveats;
 use crate::host::base::right::may_call;
 use crate::host::base::right::{Right, revoked};
@@ -161,8 +162,8 @@ impl persistent::Server for NamespaceCalls {
         vat.turns.outside_turns().await;
         let target = Target::Namespace(target_id(id));
         let by = (&self.right, Grantor::Holder);
-        let ready = records::prepare(vat, &self.agent.keys(), target, by, &terms)?;
-        records::add(vat, id, &ready)?;
+        let ready = giving::prepare(vat, &self.agent.keys(), target, by, &terms)?;
+        giving::add(vat, id, &ready)?;
         vat.flush().await?;
         self.check().await?;
         results.get().set_sturdy_ref(self.agent.text(&ready.reference)?);
@@ -208,6 +209,6 @@ impl facet::Server for NamespaceCalls {
             vat.turns.durable_of(self.id()).await?;
         }
         reached?;
-        records::revoke(vat, self.id(), id).await
+        giving::revoke(vat, self.id(), id).await
     }
 }

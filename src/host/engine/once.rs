@@ -29,7 +29,7 @@ use futures::FutureExt;
 
 use capstead_client::sturdyref::{GrantId, Method};
 
-use self::kept::{Oldest, forget_in_turn, kept, oldest};
+use self::kept::{count, forget_in_turn, forget_oldest, forget_over, kept};
 pub(in crate::host) use self::operator::{IdSelection, Stage, clear_requests, requests};
 use super::answer::answer;
 use super::shares::{self, Change, Share};
@@ -84,7 +84,7 @@ pub(in crate::host) fn admit(
         Ok(CallFate::Running) => {
             instance.vat.metrics.calls_repeated_total.add(1);
             let number = instance.owe(pending);
-            if let Some(waiting) = instance.requests.running.borrow_mut().get_mut(id) {
+            if let Some(waiting) = instance.requests.known().running.borrow_mut().get_mut(id) {
                 waiting.push(number);
             }
             return None;
@@ -117,7 +117,7 @@ fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> R
     match record.filter(is_kept) {
         None => {
             let lineage = shares::lineage_of_ids(&instance.vat, &facet.right);
-            check_room(instance, kept, &lineage)?;
+            make_room(instance, &lineage)?;
             let (number, began) = (Cell::new(kept.next), Cell::new(retention.now_ms()));
             Ok(CallFate::New(IdClaim { id: id.clone(), number, began, method, lineage, over }))
         }
@@ -130,14 +130,28 @@ fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> R
     }
 }
 
+/// Sees to it that the object may keep another id: if there is no room, ids whose time is over are
+/// forgotten.
+///
+/// # Errors
+/// As for [`check_room`].
+fn make_room(instance: &Instance, lineage: &[GrantId]) -> Result<()> {
+    let Err(refused) = check_room(instance, lineage) else { return Ok(()) };
+    match forget_over(instance)? {
+        0 => Err(refused),
+        _ => check_room(instance, lineage),
+    }
+}
+
 /// Checks that the object may keep another id.
 ///
 /// # Errors
 /// When there are as many as can be, for the object or for one of these grants; when they take as
 /// many bytes as they may, or space is low.
-fn check_room(instance: &Instance, kept: KeptNumbers, lineage: &[GrantId]) -> Result<()> {
-    let is_full = || Ok::<_, capnp::Error>(matches!(oldest(instance, kept.first)?.1, Oldest::Kept));
-    if kept.next - kept.first >= REQUEST_IDS_MAX && is_full()? {
+fn check_room(instance: &Instance, lineage: &[GrantId]) -> Result<()> {
+    let kept = kept(instance)?;
+    // Numbers of ids that were cleared are missing, so the ids may be fewer.
+    if kept.next - kept.first >= REQUEST_IDS_MAX && count(instance)? >= REQUEST_IDS_MAX {
         return Err(Reason::TooManyRequestIds.error(format_args!(
             "the object keeps {REQUEST_IDS_MAX} request ids, and the oldest are still needed; the \
              call has not happened: make it again when they are forgotten"
@@ -152,7 +166,7 @@ fn check_room(instance: &Instance, kept: KeptNumbers, lineage: &[GrantId]) -> Re
             }
             return Err(error);
         }
-        if !share.has_room_for_id() && is_full()? {
+        if !share.has_room_for_id() {
             return Err(shares::too_many_ids());
         }
     }
@@ -193,29 +207,12 @@ impl IdClaim {
         if let Some(number) = self.over {
             forget_in_turn(instance, number, &self.id)?;
         }
-        let KeptNumbers { mut first, mut by_then, .. } = kept(instance)?;
-        for _ in 0..FORGOTTEN_AT_ONCE {
-            let (number, oldest) = oldest(instance, first)?;
-            first = number;
-            match oldest {
-                Oldest::Nothing | Oldest::Kept => break,
-                Oldest::Ahead => {
-                    by_then = (self.number.get(), self.began.get());
-                    let record = record::by_then_record(by_then.0, by_then.1);
-                    instance.write_record(Space::Requests, &record::BY_THEN, Some(&record))?;
-                    break;
-                }
-                Oldest::Over(id) => {
-                    forget_in_turn(instance, number, &id)?;
-                    first = number.saturating_add(1);
-                }
-            }
-        }
-        instance.requests.kept.set(Some(KeptNumbers { first, next: self.number.get(), by_then }));
+        forget_oldest(instance, FORGOTTEN_AT_ONCE)?;
         self.take_place(instance)?;
         let more = Change::More(Share { ids: 1, ..Share::default() });
         shares::change_in_turn(instance, &self.lineage, more)?;
-        instance.requests.running.borrow_mut().insert(self.id.clone(), Vec::new());
+        let running = &instance.requests.known().running;
+        running.borrow_mut().insert(self.id.clone(), Vec::new());
         Ok(())
     }
 
@@ -223,8 +220,9 @@ impl IdClaim {
     fn take_place(&self, instance: &Instance) -> Result<()> {
         let (number, order) = (self.number.get(), record::order_record(self.began.get(), &self.id));
         instance.write_record(Space::Requests, &record::order_key(number), Some(&order))?;
-        let kept = kept(instance)?;
-        instance.requests.kept.set(Some(KeptNumbers { next: number.saturating_add(1), ..kept }));
+        let (kept, known) = (kept(instance)?, instance.requests.known());
+        known.kept.set(Some(KeptNumbers { next: number.saturating_add(1), ..kept }));
+        known.count.set(known.count.get().map(|count| count + 1));
         Ok(())
     }
 
@@ -237,6 +235,8 @@ impl IdClaim {
             return Ok(());
         }
         instance.write_record(Space::Requests, &record::order_key(number), None)?;
+        let count = &instance.requests.known().count;
+        count.set(count.get().map(|count| count.saturating_sub(1)));
         self.number.set(kept.next);
         self.began.set(instance.vat.retention.now_ms());
         self.take_place(instance)
@@ -271,8 +271,8 @@ impl IdClaim {
         let recorded = self.renew(instance).and_then(|()| self.record(instance, &state));
         let CallState::Ended(outcome) = state else { unreachable!("it was made a line above") };
         let outcome = recorded.and(outcome);
-        let waiting = instance.requests.running.borrow_mut().remove(&self.id).unwrap_or_default();
-        for number in waiting {
+        let waiting = instance.requests.known().running.borrow_mut().remove(&self.id);
+        for number in waiting.unwrap_or_default() {
             if let Some(pending) = instance.take_pending(number) {
                 tell(instance, pending, &outcome);
             }

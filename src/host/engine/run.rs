@@ -19,6 +19,7 @@ use capnp::capability::{self, Params, Promise};
 use capstead_client::sturdyref::Method;
 
 use super::answer::answer;
+use super::cut;
 use super::ending;
 use super::expiry;
 use super::gated;
@@ -210,13 +211,16 @@ pub(in crate::host) fn turn<T>(
     match polled {
         Ok(output) if instance.broken().is_none() => {
             vat.turns.end(&instance.gate);
+            cut::after_turn(vat);
             Ok(output)
         }
         Ok(aborted) => {
+            vat.live_grants.take_revoked();
             catch_panic("dropping an aborted turn", || drop(aborted));
             Err(InstanceEnded)
         }
         Err(_) => {
+            vat.live_grants.take_revoked();
             tracing::error!(class = instance.spec.class.name, "an object panicked and was ended");
             ending::abort(instance, "panicked");
             Err(InstanceEnded)

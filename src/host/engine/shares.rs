@@ -5,7 +5,8 @@
 //! object, so that nobody else could call it. The grants made below a root grant of a class count
 //! in no share of the root, which is the operator's own. But the gateway calls by it for every
 //! client of its port, so the request ids of those who call by the root itself have one share. And
-//! so have the grants that were made through capabilities without a grant.
+//! so has all that is kept for holders of capabilities without a grant: their request ids, the
+//! grants that they had made, and what is kept for those grants.
 //!
 //! They lie in the object's own storage: under the id of a grant stand the number of grants (4),
 //! the number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
@@ -17,17 +18,12 @@
 use capstead_client::sturdyref::GrantId;
 
 use crate::error::{Reason, Result, failed};
-use crate::host::base::right::Right;
+use crate::host::base::right::{Right, WITHOUT_GRANT};
 use crate::host::state::instance::Instance;
 use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX, SHARES_OF_QUOTA};
 use crate::storage::{Space, Store};
-
-/// In the place of a grant's id: the share of those who had grants made through a capability
-/// without a grant. Objects give such ones away of themselves, and over HTTP `?save=` has grants
-/// made of them.
-pub(in crate::host) const WITHOUT_GRANT: GrantId = GrantId::from_bytes([0; 16]);
 
 /// An amount that is kept for a grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,15 +162,27 @@ pub(in crate::host) fn change_in_turn(
 }
 
 /// The grants in whose shares the request ids of the holder of `right` count: a root's own if it
-/// comes by nothing else.
+/// comes by nothing else, and that of all who have no grant if it comes by none.
 pub(in crate::host) fn lineage_of_ids(vat: &Vat, right: &Right) -> Vec<GrantId> {
     let lineage = lineage(vat, right);
-    if lineage.is_empty() { right.lineage().collect() } else { lineage }
+    match &right.grant {
+        _ if !lineage.is_empty() => lineage,
+        Some(_) => right.lineage().collect(),
+        None => vec![WITHOUT_GRANT],
+    }
 }
 
 /// The grants in whose shares counts what is kept for the holder of `right`.
 pub(in crate::host) fn lineage(vat: &Vat, right: &Right) -> Vec<GrantId> {
-    right.lineage().filter(|grant| !vat.objects.is_root(grant)).collect()
+    without_roots(vat, right.lineage())
+}
+
+/// Those of these grants that have shares for what is made from them.
+pub(in crate::host) fn without_roots(
+    vat: &Vat,
+    grants: impl IntoIterator<Item = GrantId>,
+) -> Vec<GrantId> {
+    grants.into_iter().filter(|grant| !vat.objects.is_root(grant)).collect()
 }
 
 /// The refusal of a call with an id when those that are kept for its grant are too many.

@@ -27,7 +27,7 @@ use crate::host::state::instance::{Instance, end_error};
 use crate::host::state::slot::Slot;
 use crate::host::state::socket_way::{self, SocketWay, close, with_down};
 use crate::host::state::vat::Vat;
-use crate::http::{Entry, Holder, LOST, Lease, Records, SocketTable, View};
+use crate::http::{Entry, HasSockets, Holder, LOST, Lease, Records, SocketTable, View};
 use crate::membrane;
 use crate::schema::http_capnp::http_service::client_request_context;
 use crate::schema::http_capnp::web_socket;
@@ -40,10 +40,16 @@ const FAILED: u16 = 1011;
 /// The method of the interface `SocketResumption`.
 const RESUME: u16 = 0;
 
-/// The sockets of an instance's object, as it sees them.
-pub(in crate::host) fn view(instance: &Rc<Instance>) -> Rc<View> {
-    let slot = instance.vat.objects.slot(&instance.spec);
-    view_in(instance, &slot)
+impl HasSockets for Instance {
+    fn open(&self) -> usize {
+        let slot = self.vat.objects.find(self.spec.id);
+        slot.and_then(|slot| slot.sockets().map(|table| table.len())).unwrap_or(0)
+    }
+
+    fn view(self: Rc<Self>) -> Rc<View> {
+        let slot = self.vat.objects.slot(&self.spec);
+        view_in(&self, &slot)
+    }
 }
 
 fn view_in(instance: &Rc<Instance>, slot: &Slot) -> Rc<View> {

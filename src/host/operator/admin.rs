@@ -15,8 +15,9 @@ use super::import;
 use super::storage_failed;
 use crate::error::{Result, failed, overloaded};
 use crate::host::authority::calls::{self, grant_id, wanted, write_grants};
+use crate::host::authority::giving::{self, Grantor};
 use crate::host::authority::nameable::{self, Words};
-use crate::host::authority::records::{self, Grantor, target, target_id};
+use crate::host::authority::records::{self, target, target_id};
 use crate::host::authority::sweep::without_dead;
 use crate::host::base::header::Header;
 use crate::host::base::request_record::RequestId;
@@ -203,8 +204,8 @@ impl host_admin::Server for HostAdmin {
             Target::Object(target_id(id))
         };
         let by = (&Right::default(), Grantor::Owner);
-        let ready = records::prepare(&self.vat, &self.keys.current(), target, by, &terms)?;
-        records::add(&self.vat, id, &ready)?;
+        let ready = giving::prepare(&self.vat, &self.keys.current(), target, by, &terms)?;
+        giving::add(&self.vat, id, &ready)?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(ready.reference.expose_bytes());
         results.get().set_grant(ready.id.as_bytes());
@@ -239,7 +240,7 @@ impl host_admin::Server for HostAdmin {
         _: host_admin::RevokeResults,
     ) -> Result<()> {
         let params = params.get()?;
-        records::revoke(&self.vat, target(params.get_target()?)?, grant_id(params.get_grant()?)?)
+        giving::revoke(&self.vat, target(params.get_target()?)?, grant_id(params.get_grant()?)?)
             .await
     }
 

@@ -88,15 +88,21 @@ pub(in crate::host) struct Instance {
     taken: Cell<usize>,
     /// The keepers that need it awake.
     pub(in crate::host) keepers: Keepers,
-    /// Replies that are owed to the callers of handlers that wait for something, by the number of
-    /// the call.
-    pending: RefCell<HashMap<u64, PendingReply>>,
-    /// Their tasks, which end with the instance.
-    tasks: RefCell<HashMap<u64, AbortHandle>>,
-    /// The number of the next call that has to wait.
-    next_call: Cell<u64>,
+    /// The calls that wait for something. Most objects have none.
+    late: RefCell<Option<Box<LateCalls>>>,
     /// Its calls that are applied once.
     pub(in crate::host) requests: Requests,
+}
+
+/// The calls whose handlers wait for something.
+#[derive(Default)]
+struct LateCalls {
+    /// The replies that are owed to their callers, by the number of the call.
+    pending: HashMap<u64, PendingReply>,
+    /// Their tasks, which end with the instance.
+    tasks: HashMap<u64, AbortHandle>,
+    /// The number of the next one.
+    next: u64,
 }
 
 impl Instance {
@@ -129,9 +135,7 @@ impl Instance {
             last_use: Cell::default(),
             taken: Cell::default(),
             keepers: Keepers::default(),
-            pending: RefCell::default(),
-            tasks: RefCell::default(),
-            next_call: Cell::default(),
+            late: RefCell::default(),
             requests: Requests::default(),
         });
         vat.objects.awake().add();
@@ -360,34 +364,38 @@ impl Instance {
     /// Remembers a caller who is answered later, or told when the instance ends. Gives the number
     /// by which they are remembered.
     pub(in crate::host) fn owe(&self, pending: PendingReply) -> u64 {
-        let number = self.next_call.get();
-        self.next_call.set(number + 1);
-        self.pending.borrow_mut().insert(number, pending);
+        let mut late = self.late.borrow_mut();
+        let late = late.get_or_insert_default();
+        let number = late.next;
+        late.next += 1;
+        late.pending.insert(number, pending);
         number
     }
 
     /// The caller is about to be answered. None if they were told of the end.
     pub(in crate::host) fn take_pending(&self, number: u64) -> Option<PendingReply> {
-        self.pending.borrow_mut().remove(&number)
+        self.late.borrow_mut().as_mut()?.pending.remove(&number)
     }
 
     /// The caller was not answered after all.
     pub(in crate::host) fn put_back(&self, number: u64, pending: PendingReply) {
-        drop(self.pending.borrow_mut().insert(number, pending));
+        self.late.borrow_mut().get_or_insert_default().pending.insert(number, pending);
     }
 
     pub(in crate::host) fn has_pending(&self) -> bool {
-        !self.pending.borrow().is_empty()
+        self.late.borrow().as_ref().is_some_and(|late| !late.pending.is_empty())
     }
 
     /// Takes the reply of a call that runs, which ends without one.
     pub(in crate::host) fn take_reply(&self, number: u64) -> Option<Reply> {
-        self.pending.borrow_mut().get_mut(&number).map(|pending| pending.reply.take())
+        let mut late = self.late.borrow_mut();
+        late.as_mut()?.pending.get_mut(&number).map(|pending| pending.reply.take())
     }
 
     /// Takes the replies of calls that run and were cut.
     pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
-        for pending in self.pending.borrow_mut().values_mut() {
+        for pending in self.late.borrow_mut().iter_mut().flat_map(|late| late.pending.values_mut())
+        {
             if pending.facet.right.is_cut() {
                 cut.push(pending.reply.take());
             }
@@ -396,12 +404,15 @@ impl Instance {
 
     /// The task of a call, or of the waking, ends with the instance.
     pub(in crate::host) fn add_task(&self, number: u64, task: &JoinHandle<()>) {
-        self.tasks.borrow_mut().insert(number, task.abort_handle());
+        let mut late = self.late.borrow_mut();
+        late.get_or_insert_default().tasks.insert(number, task.abort_handle());
     }
 
     /// The task of a call is at its end.
     pub(in crate::host) fn remove_task(&self, number: u64) {
-        self.tasks.borrow_mut().remove(&number);
+        if let Some(late) = &mut *self.late.borrow_mut() {
+            late.tasks.remove(&number);
+        }
     }
 
     /// Why the instance may not act any more, if so.
@@ -459,14 +470,15 @@ impl Instance {
     #[must_use = "they are begun, or refused"]
     pub(in crate::host) fn end(&self, how: &str) -> VecDeque<QueuedCall> {
         self.end.get_or_init(|| how.into());
-        for task in self.tasks.take().into_values() {
+        let late = self.late.take();
+        let LateCalls { tasks, pending, .. } = late.map(|late| *late).unwrap_or_default();
+        for task in tasks.into_values() {
             task.abort();
         }
         // Those that are parked came before others of their connection that wait.
         let mut waiting = self.parked.take_waiting(self);
         waiting.extend(self.exclusive.iter().flat_map(|calls| calls.take_waiting(self)));
         let kept = queued_call::split_off_sockets(waiting, || self.why_ended());
-        let pending = std::mem::take(&mut *self.pending.borrow_mut());
         for (_, PendingReply { reply, under_way, facet, .. }) in pending {
             facet.lost_call();
             let error = self.why_ended();

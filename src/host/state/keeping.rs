@@ -7,7 +7,8 @@
 //! The calls that led to a turn, and what is made in it, count for the caller who made the first of
 //! them. By its grant: for the one below the root from which that was made, since its holder can
 //! make others; or for the root itself, by which the gateway calls for all clients of its port. All
-//! that comes without a grant has one share, such as calls by bindings of other hosts' objects.
+//! that comes without a grant has one share, such as calls by bindings of other hosts' objects, with
+//! all that comes by grants that were made by somebody without one.
 //!
 //! Invariants:
 //! - Once somebody keeps as much as they may, no further object runs a call of theirs, or wakes for
@@ -27,7 +28,7 @@ use super::queued_call::QueuedCall;
 use super::slot::Slot;
 use super::vat::Vat;
 use crate::error::{Reason, Result};
-use crate::host::base::right::Right;
+use crate::host::base::right::{Right, WITHOUT_GRANT};
 use crate::membrane::{Call, Keeper};
 
 /// The keepers that need an instance awake.
@@ -142,16 +143,16 @@ pub(in crate::host) fn keeper(facet: &Facet, call: &mut Call) -> Rc<Keeper> {
 fn of_right(vat: &Vat, right: &Right) -> Rc<Keeper> {
     let all = vat.objects.awake().keepers();
     let Some(live) = &right.grant else { return all.without_grant.clone() };
-    let first = || {
+    let first_keeper = || {
         let (mut first, is_root) = (live.grant_ref.grant, |id: &GrantId| vat.objects.is_root(id));
         for grant in right.lineage() {
             if is_root(&first) || !is_root(&grant) {
                 first = grant;
             }
         }
-        first
+        if first == WITHOUT_GRANT { all.without_grant.clone() } else { all.of_grant(first) }
     };
-    live.keeper.get_or_init(|| all.of_grant(first())).clone()
+    live.keeper.get_or_init(first_keeper).clone()
 }
 
 /// The keeper of what happens at present.

@@ -25,9 +25,9 @@ use super::slot::Slot;
 use crate::error::disconnected;
 use crate::membrane::Reply;
 
-/// The calls of one instance that wait for their callers.
+/// The calls of one instance that wait for their callers. Most objects have none.
 #[derive(Default)]
-pub(in crate::host) struct Parked(RefCell<Rows>);
+pub(in crate::host) struct Parked(RefCell<Option<Box<Rows>>>);
 
 #[derive(Default)]
 struct Rows {
@@ -64,19 +64,21 @@ impl Rows {
 
 impl Parked {
     pub(in crate::host) fn is_empty(&self) -> bool {
-        self.0.borrow().by_outlet.is_empty()
+        self.0.borrow().as_ref().is_none_or(|rows| rows.by_outlet.is_empty())
     }
 
     /// Calls of that connection wait here.
     fn has(&self, outlet: &Rc<Outlet>) -> bool {
         let rows = self.0.borrow();
-        !rows.by_outlet.is_empty() && rows.by_outlet.contains_key(&key(outlet))
+        let has_any = rows.as_ref().filter(|rows| !rows.by_outlet.is_empty());
+        has_any.is_some_and(|rows| rows.by_outlet.contains_key(&key(outlet)))
     }
 
     /// Takes out the calls that were cut.
     pub(in crate::host) fn take_cut(&self, instance: &Instance, cut: &mut Vec<Reply>) {
         let mut gone = Vec::new();
         let mut rows = self.0.borrow_mut();
+        let Some(rows) = &mut *rows else { return };
         for row in rows.by_outlet.values_mut() {
             for mut queued in std::mem::take(&mut row.calls) {
                 if queued.facet.right.is_cut() {
@@ -88,7 +90,6 @@ impl Parked {
             }
         }
         rows.by_outlet.retain(|_, row| !row.calls.is_empty());
-        drop(rows);
         for queued in gone {
             waits_no_more(instance, &queued);
         }
@@ -96,7 +97,7 @@ impl Parked {
 
     /// Takes out all calls, when the instance ended.
     pub(in crate::host) fn take_waiting(&self, instance: &Instance) -> Vec<QueuedCall> {
-        let Rows { by_outlet, .. } = self.0.take();
+        let Rows { by_outlet, .. } = self.0.take().map(|rows| *rows).unwrap_or_default();
         let all: Vec<_> = by_outlet.into_values().flat_map(|row| row.calls).collect();
         for queued in &all {
             waits_no_more(instance, queued);
@@ -108,6 +109,7 @@ impl Parked {
     /// row's first.
     fn put(&self, outlet: &Rc<Outlet>, queued: QueuedCall, end: RowEnd) -> bool {
         let mut rows = self.0.borrow_mut();
+        let rows = rows.get_or_insert_default();
         let new = || Row { outlet: outlet.clone(), calls: VecDeque::new() };
         let Row { calls, .. } = rows.by_outlet.entry(key(outlet)).or_insert_with(new);
         match end {
@@ -176,12 +178,13 @@ pub(in crate::host) fn unless_waits(
 /// The next call of an exclusive object that waited for its caller, if one may start.
 pub(in crate::host) fn take_ready(instance: &Rc<Instance>) -> Option<QueuedCall> {
     loop {
-        let mut rows = instance.parked.0.borrow_mut();
+        let mut parked = instance.parked.0.borrow_mut();
+        let rows = parked.as_mut()?;
         let ready = rows.ready.pop_front()?;
         let Some(row) = rows.by_outlet.get(&ready) else { continue };
         let outlet = row.outlet.clone();
         if outlet.is_full() {
-            drop(rows);
+            drop(parked);
             watch(instance, &outlet);
             continue;
         }
@@ -189,7 +192,7 @@ pub(in crate::host) fn take_ready(instance: &Rc<Instance>) -> Option<QueuedCall>
         if rows.by_outlet.contains_key(&ready) {
             rows.ready.push_back(ready);
         }
-        drop(rows);
+        drop(parked);
         match queued {
             Some(queued) if outlet.is_closed() => {
                 waits_no_more(instance, &queued);
@@ -208,12 +211,13 @@ fn go_on(instance: &Rc<Instance>, outlet: &Rc<Outlet>) {
     if outlet.is_full() {
         return watch(instance, outlet);
     }
-    let mut rows = instance.parked.0.borrow_mut();
+    let mut parked = instance.parked.0.borrow_mut();
+    let Some(rows) = &mut *parked else { return };
     if is_running(instance) {
         return rows.ready.push_back(key(outlet));
     }
     let next = rows.pop(key(outlet));
-    drop(rows);
+    drop(parked);
     if let Some(next) = next {
         waits_no_more(instance, &next);
         let next = QueuedCall { passage: Passage::Returned, ..next };

@@ -46,7 +46,7 @@ pub(in crate::host) struct Slot {
     /// Counts the instances that ended.
     generation: Cell<u32>,
     /// The ends of the last of them, for those who hold facets of theirs.
-    ends: RefCell<VecDeque<capnp::Error>>,
+    ends: RefCell<Vec<capnp::Error>>,
     /// The open WebSockets, if the class has asked for them.
     sockets: OnceCell<Rc<SocketTable>>,
 }
@@ -158,7 +158,7 @@ impl Slot {
         self.generation.set(self.generation.get() + 1);
         let mut ends = self.ends.borrow_mut();
         ends.truncate(ENDS_KEPT - 1);
-        ends.push_front(why);
+        ends.insert(0, why);
     }
 
     /// The number of instances that ended. A facet with an older one is broken.

@@ -18,7 +18,7 @@ use super::shares::pass;
 use super::trial::{World, call_write, read, run, run_within, settle, trial};
 use crate::host::Agent;
 use crate::host::authority::calls::grant_id;
-use crate::host::authority::records;
+use crate::host::authority::giving;
 use crate::host::base::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::OVER_GRANTS_KEPT_MS;
@@ -290,7 +290,7 @@ fn answers_about_grants_and_objects_wait_for_the_disk() {
         let eve = listed(&object).await.unwrap()[0].1.clone();
         let (vat, id) = (world.vat.clone(), ObjectId::named(Pool::default(), "Trial", "x"));
         let eve = grant_id(&eve).unwrap();
-        let mut revoked = Box::pin(async move { records::revoke(&vat, id, eve).await });
+        let mut revoked = Box::pin(async move { giving::revoke(&vat, id, eve).await });
         let mut restored = Box::pin(restore(&agent, &text));
         let written = call_write(&by_name(&all, "new"), 1).promise;
         let terms = labelled("new");

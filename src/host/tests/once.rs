@@ -26,7 +26,6 @@ use crate::error::Result;
 use crate::host::List;
 use crate::host::base::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
-use crate::limits::REQUEST_IDS_MAX;
 use crate::schema::facet_capnp::facet;
 use crate::storage::Space;
 use crate::storage::{Range, Reads};
@@ -210,38 +209,6 @@ fn the_id_of_a_call_that_runs_is_never_forgotten() {
             noted(call_note(&once(&object, &[n; 16]), 5)).await.unwrap();
         }
         assert_eq!(records(&world, "Steps").len(), 6);
-    });
-}
-
-#[test]
-fn an_object_keeps_so_many_ids_and_refuses_more() {
-    run_within(Duration::from_mins(2), async {
-        let world = World::new();
-        let object = world.object("x");
-        let id = |n: u64| [n.to_be_bytes(), [7; 8]].concat();
-        for n in 0..REQUEST_IDS_MAX {
-            world.now.set(u64::from(n > 0));
-            let call = call_note(&once(&object, &id(n)), n);
-            if n % 1_000 == 0 || n + 1 == REQUEST_IDS_MAX {
-                noted(call).await.unwrap();
-            }
-        }
-        let count = log().len();
-        for world in [&world, &restart(&world)] {
-            let object = world.object("x");
-            let refused = noted(call_note(&once(&object, &id(REQUEST_IDS_MAX)), 1)).await;
-            assert_eq!(refused.unwrap_err().kind, ErrorKind::Overloaded);
-            assert_eq!(noted(call_note(&once(&object, &id(9)), 1)).await.unwrap(), 9);
-            assert_eq!(noted(call_note(&object, 1)).await.unwrap(), 1, "without an id");
-        }
-        assert_eq!(log().len(), count + 2);
-        // The first one is over, and makes room for one.
-        let again = restart(&world);
-        again.now.set(RETENTION.as_millis() as u64);
-        let object = again.object("x");
-        noted(call_note(&once(&object, &id(REQUEST_IDS_MAX)), 1)).await.unwrap();
-        let refused = noted(call_note(&once(&object, &id(REQUEST_IDS_MAX + 1)), 1)).await;
-        assert_eq!(refused.unwrap_err().kind, ErrorKind::Overloaded);
     });
 }
 

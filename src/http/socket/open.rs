@@ -1,6 +1,7 @@
 //! The open WebSockets of an object, and how it accepts one more.
 
 use std::any::Any;
+use std::cell::OnceCell;
 use std::fmt;
 use std::rc::{Rc, Weak};
 
@@ -13,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use super::connect::{Connect, Opening};
 use super::dispatch::handler_of;
 use super::surviving::Surviving;
-use super::table::{Entry, Handles, NewSocket, View};
+use super::table::{Entry, Handles, HasSockets, NewSocket, View};
 use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
 use crate::error::{Result, failed, revoked};
 use crate::http::Answer;
@@ -57,11 +58,20 @@ use crate::schema::surviving_capnp::surviving_context;
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Sockets(Rc<View>);
+pub struct Sockets {
+    of: Rc<dyn HasSockets>,
+    /// None before it is needed: most objects never have a socket.
+    view: OnceCell<Rc<View>>,
+}
 
 impl Sockets {
-    pub(crate) fn new(view: Rc<View>) -> Self {
-        Self(view)
+    /// The sockets of the object of this instance.
+    pub(crate) fn new(of: Rc<dyn HasSockets>) -> Self {
+        Self { of, view: OnceCell::new() }
+    }
+
+    fn view(&self) -> &Rc<View> {
+        self.view.get_or_init(|| self.of.clone().view())
     }
 
     /// Accepts the socket that a request asks for; `handler` is the object itself, and the object
@@ -80,7 +90,7 @@ impl Sockets {
             return Err(refuse(StatusCode::UPGRADE_REQUIRED, reason));
         }
         let object = Rc::downgrade(handler);
-        let (view, handler) = (self.0.clone(), handler_of::<C>());
+        let (view, handler) = (self.view().clone(), handler_of::<C>());
         let (tags, attachment, protocol) = Default::default();
         Ok(Accept { view, object, handler, tags, attachment, protocol })
     }
@@ -100,8 +110,9 @@ impl Sockets {
     /// # Errors
     /// When the storage can't be read, or the instance ended.
     pub fn surviving<C: SocketHandler>(self) -> Result<Self> {
-        self.0.holder.check_alive()?;
-        self.0.table.survive(&*self.0.holder, handler_of::<C>())?;
+        let view = self.view();
+        view.holder.check_alive()?;
+        view.table.survive(&*view.holder, handler_of::<C>())?;
         Ok(self)
     }
 
@@ -133,7 +144,7 @@ impl Sockets {
         request: Request<()>,
     ) -> Connect {
         let object = Rc::downgrade(handler);
-        let (view, handler) = (self.0.clone(), handler_of::<C>());
+        let (view, handler) = (self.view().clone(), handler_of::<C>());
         let (tags, attachment) = Default::default();
         let opening = Opening { view, object, handler, tags, attachment };
         Connect { opening, to: to.clone(), request }
@@ -141,7 +152,11 @@ impl Sockets {
 
     /// All that are open, in the order in which they were accepted.
     pub fn all(&self) -> Vec<Socket> {
-        self.0.table.all().into_iter().map(|entry| self.0.socket(entry)).collect()
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let view = self.view();
+        view.table.all().into_iter().map(|entry| view.socket(entry)).collect()
     }
 
     /// Those that are open and have this tag.
@@ -153,7 +168,7 @@ impl Sockets {
 
     /// The number of those that are open.
     pub fn len(&self) -> usize {
-        self.0.table.len()
+        self.view.get().map_or_else(|| self.of.open(), |view| view.table.len())
     }
 
     /// Tells whether none is open.
@@ -182,8 +197,8 @@ impl Sockets {
                 "each text of an automatic reply has at most {most} bytes"
             )));
         }
-        self.0.holder.check_alive()?;
-        self.0.table.reply_by_itself(Some((request, reply)));
+        self.view().holder.check_alive()?;
+        self.view().table.reply_by_itself(Some((request, reply)));
         Ok(())
     }
 
@@ -192,8 +207,8 @@ impl Sockets {
     /// # Errors
     /// When the instance ended.
     pub fn no_auto_reply(&self) -> Result<()> {
-        self.0.holder.check_alive()?;
-        self.0.table.reply_by_itself(None);
+        self.view().holder.check_alive()?;
+        self.view().table.reply_by_itself(None);
         Ok(())
     }
 }

@@ -127,6 +127,15 @@ pub(crate) trait Holder: Records {
     fn now_ms(&self) -> u64;
 }
 
+/// An instance, as the way to the sockets of its object. Nothing is made for them before a view is
+/// asked for.
+pub(crate) trait HasSockets {
+    /// The number of open ones.
+    fn open(&self) -> usize;
+
+    fn view(self: Rc<Self>) -> Rc<View>;
+}
+
 /// The sockets as one instance sees them.
 pub(crate) struct View {
     pub(super) table: Rc<SocketTable>,
@@ -242,7 +251,7 @@ impl SocketTable {
         self.open.borrow().values().cloned().collect()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
 

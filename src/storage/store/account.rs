@@ -24,8 +24,8 @@ pub(crate) struct Account {
     /// Grows with every change of the class's keys.
     changes: Cell<u64>,
     /// Ranges without keys of the class, where they are worth remembering: one for lists in
-    /// ascending order, one for lists in descending order.
-    gaps: RefCell<[Option<Gap>; 2]>,
+    /// ascending order, one for lists in descending order. Few objects have any.
+    gaps: RefCell<Option<Box<[Option<Gap>; 2]>>>,
     limit: u64,
     class: Option<Rc<ClassAccount>>,
     records: Cell<Counted>,
@@ -120,15 +120,17 @@ impl Account {
     /// The range without a beginning that is known to have no keys.
     pub(crate) fn left_of<'a>(&self, range: &'a Range) -> Cow<'a, Range> {
         let gaps = self.gaps.borrow();
-        gaps[range.direction as usize]
-            .as_ref()
-            .map_or(Cow::Borrowed(range), |gap| gap.behind(range))
+        let gap = gaps.as_ref().and_then(|gaps| gaps[range.direction as usize].as_ref());
+        gap.map_or(Cow::Borrowed(range), |gap| gap.behind(range))
     }
 
     /// Learns from a page that was read from the beginning of `range`.
     pub(crate) fn was_read(&self, range: &Range, page: &Page) {
-        let gap = &mut self.gaps.borrow_mut()[range.direction as usize];
-        *gap = Gap::found(gap.take(), range, page);
+        let (mut gaps, at) = (self.gaps.borrow_mut(), range.direction as usize);
+        let before = gaps.as_mut().and_then(|gaps| gaps[at].take());
+        if let Some(gap) = Gap::found(before, range, page) {
+            gaps.get_or_insert_default()[at] = Some(gap);
+        }
     }
 
     /// Checks that the object may store this much instead of its present amount. Storing less is

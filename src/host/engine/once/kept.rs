@@ -3,6 +3,7 @@
 //! Invariants:
 //! - An id is forgotten when its time is over by a watched clock, and its call doesn't run. An id
 //!   that can't be forgotten is passed by, so that it keeps no other from being forgotten.
+//! - An id that was cleared by the operator leaves its number free, and no more.
 //! - A forgotten id leaves nothing behind: neither its place in the order nor its part of a share.
 
 use std::ops::Bound;
@@ -18,9 +19,16 @@ use crate::storage::{PageSize, Range, Space, Store};
 /// Ids that are looked at in one go.
 const SOME: PageSize = PageSize { entries: 16, bytes: usize::MAX };
 
+/// Ids that are counted in one go.
+const MANY: PageSize = PageSize { entries: 4096, bytes: usize::MAX };
+
+/// The most ids that are forgotten for a call that finds no room: they take some milliseconds.
+const FORGOTTEN_FOR_ROOM: usize = 1024;
+
 /// The numbers of the calls that are kept. The storage is searched for them once.
 pub(super) fn kept(instance: &Instance) -> Result<KeptNumbers> {
-    if let Some(kept) = instance.requests.kept.get() {
+    let known = &instance.requests.known().kept;
+    if let Some(kept) = known.get() {
         return Ok(kept);
     }
     let ends = instance.vat.turns.store().ends(instance.spec.id, Space::Requests, &[ORDER])?;
@@ -36,8 +44,30 @@ pub(super) fn kept(instance: &Instance) -> Result<KeptNumbers> {
             by_then,
         },
     };
-    instance.requests.kept.set(Some(kept));
+    known.set(Some(kept));
     Ok(kept)
+}
+
+/// The number of ids that the object keeps. The storage is searched for them once, and again after
+/// some were cleared.
+pub(super) fn count(instance: &Instance) -> Result<u64> {
+    let known = &instance.requests.known().count;
+    if let Some(count) = known.get() {
+        return Ok(count);
+    }
+    let (mut range, mut count) = (Range::all().within(&[ORDER]), 0);
+    loop {
+        let store = instance.vat.turns.store();
+        let page = store.records(instance.spec.id, Space::Requests, &range, MANY)?;
+        let (some, last) = (0..)
+            .map_while(|at| page.get(at))
+            .fold((0, None), |(some, _), (key, _)| (some + 1, Some(key)));
+        let Some(last) = last else { break };
+        count += some;
+        range.start = Bound::Excluded(last.to_vec());
+    }
+    known.set(Some(count));
+    Ok(count)
 }
 
 /// The fate of the oldest id.
@@ -91,6 +121,47 @@ fn fate(
     (!instance.requests.runs(&id)).then_some(Oldest::Over(id))
 }
 
+/// Forgets ids whose time is over, the oldest first, in the open turn of the object: `most` at most.
+/// Gives their number. If the oldest was begun by a clock that was ahead, that is noted.
+///
+/// Something else must be written in the turn as well, if it is the instance's.
+pub(super) fn forget_oldest(instance: &Instance, most: usize) -> Result<usize> {
+    let KeptNumbers { mut first, next, mut by_then } = kept(instance)?;
+    let mut forgotten = 0;
+    while forgotten < most {
+        let (number, oldest) = oldest(instance, first)?;
+        first = number;
+        match oldest {
+            Oldest::Nothing | Oldest::Kept => break,
+            Oldest::Ahead => {
+                by_then = (next, instance.vat.retention.now_ms());
+                let (mut store, by_then) = (instance.vat.turns.store_mut(), by_then);
+                let record = record::by_then_record(by_then.0, by_then.1);
+                store.put_record(instance.spec.id, Space::Requests, &record::BY_THEN, &record)?;
+                break;
+            }
+            Oldest::Over(id) => {
+                forget_in_turn(instance, number, &id)?;
+                (first, forgotten) = (number.saturating_add(1), forgotten + 1);
+            }
+        }
+    }
+    instance.requests.known().kept.set(Some(KeptNumbers { first, next, by_then }));
+    Ok(forgotten)
+}
+
+/// Forgets ids whose time is over, since there is no room for another one, in a turn of the
+/// server's own. Gives their number.
+///
+/// # Errors
+/// When the storage can't be read or written.
+pub(super) fn forget_over(instance: &Instance) -> Result<usize> {
+    if let (_, Oldest::Nothing | Oldest::Kept) = oldest(instance, kept(instance)?.first)? {
+        return Ok(0);
+    }
+    instance.vat.write_of_server(instance.spec.id, || forget_oldest(instance, FORGOTTEN_FOR_ROOM))
+}
+
 /// Takes an id away, in the open turn of the object.
 pub(super) fn forget(
     store: &mut Store,
@@ -112,6 +183,8 @@ pub(super) fn forget(
 
 /// As [`forget`], in the instance's present turn. Something else must be written in it as well.
 pub(super) fn forget_in_turn(instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
+    let count = &instance.requests.known().count;
+    count.set(count.get().map(|count| count.saturating_sub(1)));
     forget(&mut instance.vat.turns.store_mut(), instance.spec.id, number, id)
 }
 

@@ -115,6 +115,9 @@ pub(in crate::host) async fn clear_requests(
             gone.iter()
                 .try_for_each(|request| forget(&mut store, target, request.number, &request.id))
         })?;
+        if let Some(instance) = vat.objects.instance_of(target) {
+            instance.requests.were_cleared();
+        }
         cleared.gone += gone.len() as u64;
         cleared.running += running.len() as u64;
         if !vat.turns.has_room() {

@@ -2,14 +2,17 @@
 
 use capnp::capability::Client;
 use capstead_client::sturdyref::{Caveats, Method};
+use futures::FutureExt;
 
 use super::super::references::host;
-use super::super::trial::{Trial, call_note, call_write, read, run, trial};
+use super::super::trial::{Trial, call_later, call_note, call_write, read, run, settle, trial};
 use super::{
     NOTE, READ, TRIAL, Terms, assert_revoked, attenuate, listed, namespace, restore, root, save,
 };
+use crate::error::failed;
 use crate::host::Context;
 use crate::host::authority::records;
+use crate::host::base::right::GrantRef;
 use crate::host::engine::gated::Gated;
 use crate::host::engine::run::{TurnCause, turn};
 use crate::host::state::instance::Instance;
@@ -106,4 +109,76 @@ fn a_class_grants_and_revokes_within_its_turn() {
         assert_revoked(restore(&agent, &granted.text).await);
         assert!(ctx.grant(capstead_client::Terms::new("nobody")).is_err(), "outside of a turn");
     });
+}
+
+/// How a turn that took a grant back ends without effect.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Undone {
+    Panics,
+    Aborts,
+    Transaction,
+}
+
+/// Callers hear of a revocation only if there was one.
+#[test]
+fn a_turn_without_effect_takes_nothing_back() {
+    for undone in [Undone::Panics, Undone::Aborts, Undone::Transaction] {
+        run(async move {
+            let (world, agent) = host().await;
+            call_write(&world.object("x"), 1).promise.await.unwrap();
+            let id = ObjectId::named(Pool::default(), "Trial", "x");
+            let instance = world.vat.objects.instance_of(id).unwrap();
+            let ctx = Context::new(instance.clone());
+            let grant = || ctx.grant(capstead_client::Terms::new("reader"));
+            let granted = turn(&instance, &TurnCause::default(), grant).ok().unwrap().unwrap();
+            world.vat.flush().await.unwrap();
+            let reader = restore(&agent, &granted.text).await.unwrap();
+            let under_way = call_later(&reader, u64::MAX, None).promise;
+            settle().await;
+            let ended = turn(&instance, &TurnCause::default(), || match undone {
+                Undone::Panics => {
+                    ctx.revoke(granted.id).unwrap();
+                    panic!("after it took the grant back");
+                }
+                Undone::Aborts => {
+                    ctx.revoke(granted.id).unwrap();
+                    drop(ctx.abort("after it took the grant back"));
+                }
+                Undone::Transaction => {
+                    let taken = ctx.storage().transaction(|| {
+                        ctx.revoke(granted.id)?;
+                        Err::<(), _>(failed("it is undone"))
+                    });
+                    assert!(taken.is_err());
+                }
+            });
+            assert_eq!(ended.is_ok(), undone == Undone::Transaction);
+            world.vat.flush().await.unwrap();
+            settle().await;
+            match (undone, under_way.now_or_never()) {
+                (Undone::Transaction, heard) => assert!(heard.is_none(), "it still runs"),
+                (_, heard) => {
+                    let heard = heard.expect("its object ended").err().unwrap();
+                    assert_eq!(heard.kind, capnp::ErrorKind::Disconnected, "{heard}");
+                    assert!(!heard.extra.contains("revoked:"), "{heard}");
+                    assert!(heard.extra.contains("Trial"), "{heard}");
+                }
+            }
+            let reader = restore(&agent, &granted.text).await.expect("it is in force");
+            assert_eq!(read(&reader).await.unwrap(), 1);
+            assert_eq!(world.metrics.grants_revoked_total.get(), 0);
+            // Another turn takes it back.
+            let instance = world.vat.objects.instance_of(id).unwrap();
+            let ctx = Context::new(instance.clone());
+            let revoke = || {
+                ctx.revoke(granted.id)?;
+                let live = world.vat.live_grants.get(GrantRef::new(id, granted.id));
+                assert!(live.is_none(), "the turn itself sees it");
+                Ok::<_, capnp::Error>(())
+            };
+            turn(&instance, &TurnCause::default(), revoke).ok().unwrap().unwrap();
+            assert_revoked(read(&reader).await);
+            assert_eq!(world.metrics.grants_revoked_total.get(), 1);
+        });
+    }
 }

@@ -7,6 +7,7 @@ use ed25519_dalek::SigningKey;
 use super::super::references::host;
 use super::super::trial::{read, run, trial};
 use super::{Terms, as_facet, assert_revoked, labelled, labels, listed, restore, revoke, save};
+use crate::host::authority::giving;
 use crate::host::authority::records;
 use crate::id::{ObjectId, Pool};
 use crate::schema::restorer_capnp::{restoration, restorer};
@@ -115,7 +116,7 @@ fn a_reference_that_is_bound_to_a_holder_takes_their_proof() {
         let id = ObjectId::named(Pool::default(), "Trial", "x");
         let grants = records::list_behind(&world.vat, id, None, 9).unwrap();
         let (first, _) = grants.iter().find(|(_, grant)| grant.parent == Parent::None).unwrap();
-        records::revoke(&world.vat, id, *first).await.unwrap();
+        giving::revoke(&world.vat, id, *first).await.unwrap();
         assert_eq!(restore(&agent, &text).await.err().unwrap().extra, refused);
         let (fresh, restoration) = challenge(&door, &text).await.unwrap();
         assert_revoked(finish(&restoration, &prove(&fresh)).await);

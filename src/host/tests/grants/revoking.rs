@@ -10,6 +10,7 @@ use super::{
     READ, TRIAL, Terms, as_facet, assert_revoked, attenuate, labelled, labels, namespace, restore,
     revoke, root, save,
 };
+use crate::host::authority::giving;
 use crate::host::authority::records;
 use crate::host::base::right::{GrantRef, LiveGrants, MayGive};
 use crate::host::engine::cut;
@@ -93,7 +94,7 @@ fn waiting_calls_are_cut_and_exclusive_objects_stay_so() {
         settle().await;
         let id = ObjectId::named(Pool::default(), "Exclusive", "x");
         let (grant, _) = records::list_behind(&world.vat, id, None, 1).unwrap().remove(0);
-        records::revoke(&world.vat, id, grant).await.unwrap();
+        giving::revoke(&world.vat, id, grant).await.unwrap();
         assert_revoked(waiting.await);
         assert_eq!(log(), [] as [u64; 0], "the object is still busy");
         own.await.unwrap();
@@ -110,8 +111,8 @@ fn a_revoked_root_is_not_made_again() {
         let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         namespace(&agent, &text).await.unwrap();
         let id = ObjectId::namespace(Pool::default(), "Trial");
-        records::revoke(&world.vat, id, root_grant("Trial")).await.unwrap();
-        assert!(records::revoke(&world.vat, id, root_grant("Trial")).await.is_err());
+        giving::revoke(&world.vat, id, root_grant("Trial")).await.unwrap();
+        assert!(giving::revoke(&world.vat, id, root_grant("Trial")).await.is_err());
         assert_revoked(namespace(&agent, &text).await);
         world.vat.close().unwrap();
         let next = World::over_disk(world.disk.clone());
@@ -130,7 +131,7 @@ fn nothing_can_be_revoked_twice_or_by_a_wrong_id() {
         let owner = world.object("x");
         save(&owner, &labelled("one")).await.unwrap();
         let id = ObjectId::named(Pool::default(), "Trial", "x");
-        assert!(records::revoke(&world.vat, id, GrantId::from_bytes([9; 16])).await.is_err());
+        assert!(giving::revoke(&world.vat, id, GrantId::from_bytes([9; 16])).await.is_err());
         for wrong in [&[][..], &[1; 15], &[1; 16], &[1; 17]] {
             let mut request = as_facet(&owner).revoke_request();
             request.get().set_grant(wrong);

@@ -100,7 +100,7 @@ fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stay
         }
         // A record's own bytes, room for grants, the table of two segments, the root, and where it
         // leads.
-        let most = VALUE_BYTES_MAX.next_multiple_of(8) - 576;
+        let most = VALUE_BYTES_MAX.next_multiple_of(8) - 592;
         for (number, (bytes, fits)) in
             [(0, true), (most, true), (most + 1, false)].iter().enumerate()
         {
