@@ -1,6 +1,6 @@
 //! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the circles, the code
 //! map, the places of methods, the sizes, the fences, the words of comments, of schemas, of
-//! headings and of errors.
+//! headings and of errors, and the numbers of the front page.
 //!
 //! Each rule is a function of the path and the text of one file, so that every rule has a test with
 //! a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is
@@ -22,6 +22,8 @@ mod map;
 mod methods;
 #[path = "tidy/names.rs"]
 mod names;
+#[path = "tidy/numbers.rs"]
+mod numbers;
 #[path = "tidy/pointers.rs"]
 mod pointers;
 #[path = "tidy/reasons.rs"]
@@ -150,6 +152,16 @@ fn no_call_says_true_or_false_of_nobody_knows_what() {
 }
 
 #[test]
+fn types_of_one_part_have_names_of_their_own() {
+    report(names::check_unique_types(&sources()));
+}
+
+#[test]
+fn tests_have_names_of_their_own() {
+    report(names::check_unique_tests(&sources()));
+}
+
+#[test]
 fn methods_go_by_one_value() {
     check(names::check_methods);
 }
@@ -170,6 +182,12 @@ fn the_client_in_cpp_knows_the_words_of_the_code() {
     let path = "tests/cpp/reasons.h";
     let text = fs::read_to_string(root().join(path)).expect("the header is read");
     report(reasons::check_cpp(path, &text));
+}
+
+#[test]
+fn the_front_page_has_the_numbers_of_their_page() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("a page is read");
+    report(numbers::check(&read("README.md"), &read("docs/numbers.md")));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use zeroize::Zeroizing;
 
+use super::door::Wanted;
 use super::objects::ObjectCache;
 use super::refusals::unreached;
 use super::route::{Reference, Route};
@@ -42,13 +43,13 @@ pub(super) async fn find<'a>(
     objects: &ObjectCache,
     way: RequestWay<'a>,
     headers: &mut HeaderMap,
-    is_upgrade: bool,
+    wanted: Wanted,
 ) -> Result<ShownReference<'a>, Refusal> {
     match way {
         RequestWay::Row(RowMatch { terms, to: To::Object { is_json, route } })
             if terms.needs_bearer =>
         {
-            let (text, is_protocol) = take(headers, is_upgrade)?;
+            let (text, is_protocol) = take(headers, wanted)?;
             // Most texts that aren't references never get to a host.
             let parsed = TextReference::parse(&text).map_err(|_| refused())?;
             let route = Route::held(route.class, Reference::new(&text), route.url);
@@ -67,7 +68,7 @@ pub(super) async fn find<'a>(
 /// The answer to a request that shows none, or several.
 pub(super) fn take(
     headers: &mut HeaderMap,
-    is_upgrade: bool,
+    wanted: Wanted,
 ) -> Result<(Zeroizing<String>, bool), Refusal> {
     let mut shown: Vec<_> = take_all(headers, &AUTHORIZATION)
         .iter()
@@ -83,7 +84,7 @@ pub(super) fn take(
         let others = HeaderValue::try_from(others.join(", ")).expect("each was in a header");
         headers.insert(SEC_WEBSOCKET_PROTOCOL, others);
     }
-    if is_upgrade {
+    if wanted == Wanted::Socket {
         let text = |protocol: &&str| Zeroizing::new(protocol.replacen(PROTOCOL, BEFORE, 1));
         shown.extend(secret.iter().map(|protocol| Some((text(protocol), true))));
     }

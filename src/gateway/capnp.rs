@@ -25,10 +25,10 @@ use crate::net::{Guests, Place};
 pub(super) const PATH: &str = "/capnp";
 
 /// The way in for peers that speak Cap'n Proto.
-pub(super) struct CapnpDoor {
-    pub(super) guests: Guests,
+pub(crate) struct CapnpDoor {
+    pub(crate) guests: Guests,
     /// It is at [`PATH`] too, and not only where rows lead to it.
-    pub(super) is_at_path: bool,
+    pub(crate) is_at_path: bool,
 }
 
 /// A client of HTTP who wants to speak Cap'n Proto.

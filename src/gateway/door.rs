@@ -30,11 +30,30 @@ pub(crate) struct Door {
     hosts: Vec<String>,
 }
 
-/// Tells whether a connection came to an address that only this machine reaches, as each may where
-/// all addresses are listened to.
-pub(crate) fn is_from_here(stream: &TcpStream) -> bool {
-    // A connection without an address is gone; it gets more checks, not fewer.
-    stream.local_addr().map_or(true, |address| is_loopback(address.ip()))
+/// The machines that reach the address to which a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// This one alone.
+    ThisMachine,
+    Others,
+}
+
+impl Reach {
+    /// That of one connection: where all addresses are listened to, each may have another.
+    pub(crate) fn of(stream: &TcpStream) -> Self {
+        match stream.local_addr() {
+            Ok(address) if !is_loopback(address.ip()) => Self::Others,
+            // A connection without an address is gone; it gets more checks, not fewer.
+            _ => Self::ThisMachine,
+        }
+    }
+}
+
+/// The thing that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Response,
+    Socket,
 }
 
 /// Tells whether only this machine reaches an address, which may be written as one of IPv6.
@@ -52,18 +71,18 @@ impl Door {
         })
     }
 
-    /// Checks that the request may come in at all, by a connection from this machine or from
-    /// elsewhere. Pages of `origins` may, beside those that were given for all paths. Browsers let
-    /// every page open WebSockets and read them, also to other origins.
+    /// Checks that the request may come in at all, by a connection to such an address. Pages of
+    /// `origins` may, beside those that were given for all paths. Browsers let every page open
+    /// WebSockets and read them, also to other origins.
     pub(super) fn admit(
         &self,
-        is_from_here: bool,
+        reach: Reach,
         request: &http::request::Parts,
-        is_upgrade: bool,
+        wanted: Wanted,
         origins: &[String],
     ) -> Result<(), Refusal> {
-        self.check_host(is_from_here, request.version, &request.uri, &request.headers)?;
-        let is_safe = SAFE.contains(&request.method) && !is_upgrade;
+        self.check_host(reach, request.version, &request.uri, &request.headers)?;
+        let is_safe = SAFE.contains(&request.method) && wanted == Wanted::Response;
         if is_safe || self.is_of_this_origin(request, origins) {
             return Ok(());
         }
@@ -79,14 +98,14 @@ impl Door {
     /// The answer to a request that names none, several, or another one.
     pub(crate) fn check_host(
         &self,
-        is_from_here: bool,
+        reach: Reach,
         version: Version,
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
         // At other addresses everybody can reach it anyway, and its names are unknown here unless
         // they are given.
-        let is_checked = is_from_here || !self.hosts.is_empty();
+        let is_checked = reach == Reach::ThisMachine || !self.hosts.is_empty();
         let mut named = headers.get_all(HOST).iter();
         let named = match (named.next(), named.next()) {
             (Some(host), None) => Some(host.to_str().unwrap_or("\0")),
@@ -260,10 +279,10 @@ mod tests {
 
     /// That of a request by loopback.
     fn status(door: &Door, request: &str) -> u16 {
-        status_of(door, true, request)
+        status_of(door, Reach::ThisMachine, request)
     }
 
-    fn status_of(door: &Door, is_from_here: bool, request: &str) -> u16 {
+    fn status_of(door: &Door, reach: Reach, request: &str) -> u16 {
         let mut words = request.split('|');
         let mut built =
             http::Request::builder().method(words.next().unwrap()).uri(words.next().unwrap());
@@ -272,9 +291,8 @@ mod tests {
             built = built.header(name, value);
         }
         let request = built.body(()).unwrap().into_parts().0;
-        let refused = door
-            .admit(is_from_here, &request, crate::gateway::socket::is_upgrade(&request), &[])
-            .err();
+        let refused =
+            door.admit(reach, &request, crate::gateway::socket::wanted(&request), &[]).err();
         refused.map_or(200, |refused| refused.response(&request.headers).status().as_u16())
     }
 
@@ -323,11 +341,11 @@ mod tests {
 
     #[test]
     fn elsewhere_hosts_are_looked_at_once_names_were_given() {
-        assert_eq!(status_of(&door(&[], &[]), false, "GET|/|Host: a.example"), 200);
+        assert_eq!(status_of(&door(&[], &[]), Reach::Others, "GET|/|Host: a.example"), 200);
         let named = door(&[], &["a.example"]);
-        for is_from_here in [false, true] {
-            assert_eq!(status_of(&named, is_from_here, "GET|/|Host: a.example"), 200);
-            assert_eq!(status_of(&named, is_from_here, "GET|/|Host: b.example"), 421);
+        for reach in [Reach::ThisMachine, Reach::Others] {
+            assert_eq!(status_of(&named, reach, "GET|/|Host: a.example"), 200);
+            assert_eq!(status_of(&named, reach, "GET|/|Host: b.example"), 421);
         }
     }
 
@@ -346,7 +364,7 @@ mod tests {
                 let client = TcpStream::connect(("127.0.0.1", port));
                 let (client, accepted) = tokio::join!(client, listener.accept());
                 client.unwrap();
-                assert!(is_from_here(&accepted.unwrap().0), "{listens}");
+                assert_eq!(Reach::of(&accepted.unwrap().0), Reach::ThisMachine, "{listens}");
             }
         });
         for here in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {

@@ -4,6 +4,7 @@
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::door::Wanted;
 use super::routes::Routes;
 use super::{bearer, parse_routes, socket};
 
@@ -47,9 +48,9 @@ pub(crate) fn routes(bytes: &[u8]) {
         let named = || Some(host.to_lowercase());
         drop((table.find(named, &path), table.by_class(&path)));
     }
-    for is_upgrade in [false, true] {
+    for wanted in [Wanted::Response, Wanted::Socket] {
         let mut headers = headers(&lines);
-        let taken = bearer::take(&mut headers, is_upgrade);
+        let taken = bearer::take(&mut headers, wanted);
         let left = headers.get(SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::as_bytes);
         let left = String::from_utf8_lossy(left.unwrap_or_default());
         let is_secret = |protocol: &str| protocol.trim().starts_with(bearer::PROTOCOL);

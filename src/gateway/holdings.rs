@@ -18,7 +18,6 @@ use super::upload::Upload;
 use crate::error::{Result, failed, is_not_begun, is_revoked};
 use crate::http::Held;
 use crate::metrics::Metrics;
-use crate::net::Guests;
 use crate::schema::restorer_capnp::restorer;
 
 /// A gateway with the namespaces that it serves.
@@ -51,10 +50,10 @@ impl Gateway {
     }
 
     /// Lets peers speak Cap'n Proto over WebSockets from now on: where rows of the table say so,
-    /// and at `/capnp` if `is_at_path`.
-    pub(crate) fn serve_capnp(&self, guests: Guests, is_at_path: bool) {
+    /// and at `/capnp` if the door is there.
+    pub(crate) fn serve_capnp(&self, door: CapnpDoor) {
         // A second time changes nothing.
-        let _ = self.capnp.set(CapnpDoor { guests, is_at_path });
+        let _ = self.capnp.set(door);
     }
 
     /// A link broke, and some of its capabilities may have come by it: all are asked for anew when

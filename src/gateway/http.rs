@@ -19,7 +19,7 @@ use super::capnp::{self, Visitor};
 use super::clients::Proxies;
 use super::connection::{self, OpenRequests};
 use super::cors;
-use super::door::{Door, is_from_here};
+use super::door::{Door, Reach, Wanted};
 use super::download::{Download, StreamedBody};
 use super::encrypted;
 use super::head::{self, Peer};
@@ -64,8 +64,8 @@ impl Gateway {
                 Ok((stream, peer)) => match served.taken.connect(peer.ip()) {
                     Some(place) => {
                         let (served, place) = (served.clone(), Rc::new(place));
-                        let (peer, is_from_here) = (Peer::new(peer), is_from_here(&stream));
-                        let client = Client { served, peer, is_from_here, place };
+                        let (peer, reach) = (Peer::new(peer), Reach::of(&stream));
+                        let client = Client { served, peer, reach, place };
                         open.spawn_local(client.connection(stream));
                     }
                     // Nothing waits for a client that has no place.
@@ -105,7 +105,7 @@ struct Client {
     served: Rc<Served>,
     peer: Peer,
     /// True if it came to an address that only this machine reaches.
-    is_from_here: bool,
+    reach: Reach,
     /// Kept while the connection or its WebSocket is open.
     place: Rc<Place>,
 }
@@ -164,19 +164,19 @@ impl Client {
         let way = RequestWay::of(gateway, &uri, &parts.headers);
         let (origins, manner) = (way.origins(), way.manner());
         let page = door.known_origin(&parts.headers, origins).cloned();
-        let is_upgrade = socket::is_upgrade(&parts);
+        let wanted = socket::wanted(&parts);
         let mut response = if let Err(wait) = taken.rate.admit(address) {
             let reason = "You have sent too many requests: try again later.\n";
             let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, reason).after(wait);
             own(refusal.response(&parts.headers)).map(Download::from)
-        } else if let Err(refusal) = door.admit(self.is_from_here, &parts, is_upgrade, origins) {
+        } else if let Err(refusal) = door.admit(self.reach, &parts, wanted, origins) {
             own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers)).map(Download::from)
         } else if let Some(refusal) = way.refuse_method(&parts) {
             own(refusal).map(Download::from)
         } else {
-            let answer = if is_upgrade {
+            let answer = if wanted == Wanted::Socket {
                 self.open_socket(way, &mut parts, body).await
             } else {
                 self.respond(way, &mut parts, body).await
@@ -201,7 +201,8 @@ impl Client {
         let Served { gateway, taken, .. } = &*self.served;
         let most = way.body_bytes_max();
         let terms = way.terms();
-        let shown = bearer::find(&gateway.objects, way, &mut parts.headers, false).await?;
+        let shown =
+            bearer::find(&gateway.objects, way, &mut parts.headers, Wanted::Response).await?;
         terms.map_or(Ok(()), |terms| taken.shares.admit(terms, shown.reference))?;
         let route = match shown.way {
             RequestWay::Json(calls, path) => {
@@ -241,7 +242,7 @@ impl Client {
     ) -> GatewayAnswer {
         let Served { gateway, taken, open, ending, .. } = &*self.served;
         let terms = way.terms();
-        let shown = bearer::find(&gateway.objects, way, &mut parts.headers, true).await?;
+        let shown = bearer::find(&gateway.objects, way, &mut parts.headers, Wanted::Socket).await?;
         let share = match terms {
             Some(terms) => {
                 taken.shares.admit(terms, shown.reference)?;

@@ -34,8 +34,9 @@ mod socket;
 mod upload;
 mod way;
 
+pub(crate) use capnp::CapnpDoor;
 pub(crate) use clients::Proxies;
-pub(crate) use door::{Door, is_from_here, is_loopback};
+pub(crate) use door::{Door, Reach, is_loopback};
 #[cfg(fuzzing)]
 pub(crate) use fuzzed::{routes as fuzz_routes, samples as route_samples};
 pub(crate) use holdings::Gateway;

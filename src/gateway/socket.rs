@@ -10,7 +10,7 @@ mod pump;
 mod surviving;
 mod under_way;
 
-pub(super) use handshake::{asked, choose, hide, is_upgrade, response, say_version};
+pub(super) use handshake::{asked, choose, hide, response, say_version, wanted};
 pub(super) use outbox::{Down, Line, Outbox};
 pub(super) use pump::{Pump, Up};
 pub(super) use surviving::{Again, Surviving};

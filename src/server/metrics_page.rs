@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gateway::{Door, is_from_here};
+use crate::gateway::{Door, Reach};
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
 use crate::net::Places;
@@ -75,9 +75,9 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: 
             Ok((stream, _)) => {
                 let Some(place) = Places::take(&places) else { continue };
                 let (door, metrics) = (door.clone(), metrics.clone());
-                let is_from_here = is_from_here(&stream);
+                let reach = Reach::of(&stream);
                 let service = hyper::service::service_fn(move |request| {
-                    let page = page(&request, (&door, is_from_here), &metrics);
+                    let page = page(&request, (&door, reach), &metrics);
                     async move { Ok::<_, Infallible>(page) }
                 });
                 let stream = hyper_util::rt::TokioIo::new(stream);
@@ -100,11 +100,11 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: 
 
 fn page<B>(
     request: &Request<B>,
-    (door, is_from_here): (&Door, bool),
+    (door, reach): (&Door, Reach),
     metrics: &Metrics,
 ) -> Response<Full<Bytes>> {
     let (uri, headers) = (request.uri(), request.headers());
-    let known = door.check_host(is_from_here, request.version(), uri, headers);
+    let known = door.check_host(reach, request.version(), uri, headers);
     if let Err(refusal) = known {
         return refusal
             .response(request.headers())

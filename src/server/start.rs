@@ -24,7 +24,7 @@ use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
 use super::web;
-use crate::gateway::Routes;
+use crate::gateway::{CapnpDoor, Routes};
 use crate::host::{Class, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
@@ -257,7 +257,7 @@ async fn start_on(
         gateway.serve_json(host.agent.restorer());
     }
     if let Some(is_at_path) = capnp_way {
-        gateway.serve_capnp(host.listener.guests(), is_at_path);
+        gateway.serve_capnp(CapnpDoor { guests: host.listener.guests(), is_at_path });
     }
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());

@@ -43,7 +43,7 @@ impl Space {
     }
 
     /// Tells whether its records are removed when the class deletes all that it stored.
-    pub(crate) fn is_cleared(self) -> bool {
+    pub(crate) fn is_of_class(self) -> bool {
         matches!(self, Self::Data | Self::Edges)
     }
 

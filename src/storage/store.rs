@@ -248,7 +248,7 @@ impl Store {
             if !hidden {
                 above = over(above, layer.list(space, range), range.direction);
             }
-            hidden |= layer.is_cleared() && space.is_cleared();
+            hidden |= layer.is_cleared() && space.is_of_class();
         }
         let mut filling = Filling::new(above, size, range.direction, old);
         if !hidden {

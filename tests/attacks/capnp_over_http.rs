@@ -59,7 +59,7 @@ fn begin_large(served: &Served) -> Option<TcpStream> {
 }
 
 #[test]
-fn large_messages_that_are_begun() {
+fn large_messages_that_are_begun_over_http() {
     withstands(&MANY, |served| {
         let before = served.resident_bytes();
         let held: Vec<_> = (0..300).filter_map(|_| begin_large(served)).collect();
@@ -73,7 +73,7 @@ fn large_messages_that_are_begun() {
 
 /// Some drip a message of Cap'n Proto, each byte in a frame, and others drip a frame.
 #[test]
-fn messages_that_drip() {
+fn messages_that_drip_over_http() {
     allow_connections();
     let limits = ["--limit", "slow-reader=2s", "--limit", "stranger-time=6s"];
     withstands(&[&MANY[..], &limits].concat(), |served| {
@@ -99,7 +99,7 @@ fn messages_that_drip() {
 }
 
 #[test]
-fn many_connections_that_show_no_reference() {
+fn many_connections_over_http_that_show_no_reference() {
     allow_connections();
     let limits = ["--limit", "stranger-time=4s", "--limit", "connections=1000"];
     withstands(&[&MANY[..], &limits].concat(), |served| {

@@ -170,7 +170,7 @@ async fn closed(socket: &mut Socket) -> (u16, Vec<u8>) {
 }
 
 #[test]
-fn a_page_of_another_origin_gets_no_socket() {
+fn a_page_of_another_origin_speaks_no_capnp() {
     let check = |served: &Served, path: &str, ours: &str| {
         run(async {
             let address = &served.announced.http;

@@ -253,7 +253,7 @@ fn the_status_of_a_failure_follows_from_its_kind_at_every_door() {
 }
 
 #[test]
-fn a_method_that_is_not_there_is_named() {
+fn an_unknown_method_is_named_over_http() {
     let (_folder, data) = scratch();
     let served = serve(&data);
     let answer = get(&served.announced.http, "/poll/x");

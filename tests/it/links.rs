@@ -189,13 +189,13 @@ fn decrement(node: &counter::Client, by: i64) -> impl Future<Output = Result<i64
 }
 
 #[test]
-fn a_server_for_the_other_tests() {
+fn a_server_of_links_for_the_other_tests() {
     let Some(data) = own::data() else { return };
     own::serve(Server::new(data).class::<Node>().bind::<Node, Node>("nodes").hosts(HOSTS));
 }
 
 fn start(data: &Path) -> Served {
-    let mut program = own::program("links::a_server_for_the_other_tests", data);
+    let mut program = own::program("links::a_server_of_links_for_the_other_tests", data);
     // Panics are part of the load.
     program.env("RUST_BACKTRACE", "0");
     Served::ready(Process::start(program))

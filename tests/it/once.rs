@@ -71,13 +71,13 @@ impl counter::Server for Steps {
 impl http_service::Server for Steps {}
 
 #[test]
-fn a_server_for_the_other_tests() {
+fn a_server_of_steps_for_the_other_tests() {
     let Some(data) = own::data() else { return };
     own::serve(Server::new(data).class::<Steps>().commit_delay(Duration::from_millis(1)));
 }
 
 fn start(data: &Path) -> Served {
-    Served::ready(Process::start(own::program("once::a_server_for_the_other_tests", data)))
+    Served::ready(Process::start(own::program("once::a_server_of_steps_for_the_other_tests", data)))
 }
 
 /// A new connection, and the object of that name.

@@ -1,5 +1,8 @@
 //! The rules about names and types that a reader can't understand where they stand: types that are
-//! named by a word with many meanings, bools at a call, and methods as two numbers.
+//! named by a word with many meanings or as another one is, tests of one name, bools at a call, and
+//! methods as two numbers.
+
+use std::collections::BTreeMap;
 
 use crate::Violation;
 use crate::code::{Source, words};
@@ -16,9 +19,17 @@ const NAMED_SO: [(&str, &str); 3] = [
     ("src/server/start.rs", "Running"),
 ];
 /// The folders whose functions take no bool among other parameters.
-const FOLDERS_WITHOUT_BOOLS: [&str; 3] = ["src/host/", "src/membrane/", "src/storage/"];
-/// Folders that are compiled for tests alone.
-const FOR_TESTS: [&str; 2] = ["/tests/", "/testing/"];
+const FOLDERS_WITHOUT_BOOLS: [&str; 2] = ["client/src/", "src/"];
+/// Methods of other crates' traits, whose parameters are theirs.
+const OF_OTHER_CRATES: [&str; 2] = ["set_pointer_builder", "visit_bool"];
+/// Words before the name of a type.
+const DECLARING: [&str; 4] = ["struct", "enum", "trait", "type"];
+/// Types of one name in several files of one part: each verb has its options, each kind of file
+/// its head, and each kind of error its results.
+const SAME_IN_EACH: [(&str, &str); 3] =
+    [("src/cli", "Options"), ("src/storage", "Head"), ("src/storage", "Result")];
+/// Folders and files that are compiled for tests alone.
+const FOR_TESTS: [&str; 4] = ["/tests/", "/testing/", "/guard/raw.rs", "_tests.rs"];
 
 /// Words that are no name of a type, because several things were called so at once, or because they
 /// are participles and say nothing of the thing.
@@ -34,7 +45,7 @@ pub(crate) fn check_types(source: &Source) -> Vec<Violation> {
         return Vec::new();
     }
     let all: Vec<_> = words(&source.code).collect();
-    let declares = |word: &str| ["struct", "enum", "trait", "type"].contains(&word);
+    let declares = |word: &str| DECLARING.contains(&word);
     let is_shared = |at: usize| {
         let line = source.code[..at].rsplit('\n').next().unwrap_or_default();
         line.trim_start().starts_with("pub")
@@ -59,7 +70,12 @@ pub(crate) fn check_bools(source: &Source) -> Vec<Violation> {
     if !is_in(source, &FOLDERS_WITHOUT_BOOLS) {
         return Vec::new();
     }
-    let takes = source.words("fn").filter(|&at| {
+    let end = source.code.find("mod tests {").unwrap_or(source.code.len());
+    let takes = source.words("fn").take_while(|at| *at < end).filter(|&at| {
+        let name = words(&source.code[at..]).nth(1).map_or("", |(_, name)| name);
+        if OF_OTHER_CRATES.contains(&name) {
+            return false;
+        }
         let parameters = parameters(&source.code[at..]);
         let bools = parameters.iter().filter(|parameter| parameter.ends_with(": bool")).count();
         bools > 0 && parameters.iter().filter(|parameter| !parameter.is_empty()).count() > 1
@@ -81,6 +97,65 @@ pub(crate) fn check_methods(source: &Source) -> Vec<Violation> {
     });
     let rule = "a method goes by two numbers";
     ids.map(|at| violation(source, at, rule.to_owned(), "take a `Method`")).collect()
+}
+
+/// Types of one part of the code map that other files may name, and that have the name of another
+/// such type.
+pub(crate) fn check_unique_types(sources: &[Source]) -> Vec<Violation> {
+    let mut first: BTreeMap<(&str, &str), &Source> = BTreeMap::new();
+    let mut violations = Vec::new();
+    for source in sources.iter().filter(|source| is_in(source, &FOLDERS_WITHOUT_BOOLS)) {
+        let code = source.code.split("mod tests {").next().unwrap_or_default();
+        let all: Vec<_> = words(code).collect();
+        let declared = all.windows(2).filter(|pair| {
+            let line = code[..pair[0].0].rsplit('\n').next().unwrap_or_default();
+            DECLARING.contains(&pair[0].1) && line.starts_with("pub")
+        });
+        for (at, name) in declared.map(|pair| pair[1]) {
+            let part = part(&source.path);
+            let other = *first.entry((part, name)).or_insert(source);
+            if other.path != source.path && !SAME_IN_EACH.contains(&(part, name)) {
+                let rule = format!("`{}` has a type `{name}` too", other.path);
+                violations.push(violation(source, at, rule, "say what sets it apart"));
+            }
+        }
+    }
+    violations
+}
+
+/// Tests that have the name of another test, of this program or of another.
+pub(crate) fn check_unique_tests(sources: &[Source]) -> Vec<Violation> {
+    let mut first: BTreeMap<&str, &Source> = BTreeMap::new();
+    let mut violations = Vec::new();
+    // A macro makes those of `testing`, in a module for each thing that is tested.
+    for source in sources.iter().filter(|source| !source.path.contains("/testing/")) {
+        for (at, name) in tests_in(source) {
+            if let Some(other) = first.insert(name, source) {
+                let rule = format!("`{}` has a test `{name}` too", other.path);
+                violations.push(violation(source, at, rule, "say what sets it apart"));
+            }
+        }
+    }
+    violations
+}
+
+/// The names of the functions that are marked as tests.
+fn tests_in(source: &Source) -> impl Iterator<Item = (usize, &str)> {
+    let marks = ["#[test]", "#[tokio::test"];
+    let marked = marks.into_iter().flat_map(|mark| source.code.match_indices(mark));
+    marked.filter_map(|(at, _)| {
+        let rest = &source.code[at..];
+        let mut after = words(rest).skip_while(|(_, word)| *word != "fn").skip(1);
+        after.next().map(|(below, name)| (at + below, name))
+    })
+}
+
+/// The part of the code map to which a file belongs.
+fn part(path: &str) -> &str {
+    let folder = if path.starts_with("client/src/") { "client/src/" } else { "src/" };
+    let below = &path[folder.len()..];
+    let end = below.find(['/', '.']).unwrap_or(below.len());
+    &path[..folder.len() + end]
 }
 
 fn is_in(source: &Source, folders: &[&str]) -> bool {
@@ -158,13 +233,17 @@ mod tests {
             "fn f(&self) -> bool { let g = |a: u8, b: bool| b; true }",
             "fn f(look: impl Fn(u8) -> bool, more: u8) {}",
             "fn f<T: Fn(bool, u8)>(look: T) {}",
+            "fn visit_bool(self, value: bool) {}",
+            "mod tests {\nfn f(a: u8, b: bool) {}",
             "struct A { a: bool, b: bool }",
         ] {
             assert_eq!(count(check_bools, "src/storage/a.rs", good), 0, "{good}");
         }
         for bad in ["fn f(&self, is_it: bool) {}", "fn f<T: A>(\n    a: T,\n    b: bool,\n) {}"] {
             assert_eq!(count(check_bools, "src/storage/a.rs", bad), 1, "{bad}");
+            assert_eq!(count(check_bools, "client/src/a.rs", bad), 1, "{bad}");
             assert_eq!(count(check_bools, "src/storage/testing/a.rs", bad), 0, "{bad}");
+            assert_eq!(count(check_bools, "bench/src/a.rs", bad), 0, "{bad}");
         }
     }
 
@@ -174,5 +253,42 @@ mod tests {
         assert_eq!(count(check_methods, "src/host/a.rs", bad), 1);
         assert_eq!(count(check_methods, "src/membrane/a.rs", bad), 0, "hooks are capnp's");
         assert_eq!(count(check_methods, "src/host/a.rs", "fn f(method: Method) {}"), 0);
+    }
+
+    fn rules(check: fn(&[Source]) -> Vec<Violation>, files: &[(&str, &str)]) -> usize {
+        let sources: Vec<_> = files.iter().map(|(path, text)| Source::new(path, text)).collect();
+        check(&sources).len()
+    }
+
+    #[test]
+    fn a_name_is_that_of_one_type_in_its_part() {
+        let types = |path, text| {
+            rules(check_unique_types, &[("src/host/a.rs", "pub(crate) struct Row;"), (path, text)])
+        };
+        assert_eq!(types("src/host/b/c.rs", "pub enum Row {}"), 1);
+        for (path, text) in [
+            ("src/host/b.rs", "struct Row;"),
+            ("src/host/b.rs", "pub struct Rows;"),
+            ("src/host/b.rs", "mod tests {\npub struct Row;"),
+            ("src/host/tests/b.rs", "pub struct Row;"),
+            ("src/storage/b.rs", "pub struct Row;"),
+            ("client/src/host.rs", "pub struct Row;"),
+        ] {
+            assert_eq!(types(path, text), 0, "{path}: {text}");
+        }
+        let options =
+            [("src/cli/a.rs", "pub struct Options;"), ("src/cli/b.rs", "pub struct Options;")];
+        assert_eq!(rules(check_unique_types, &options), 0);
+    }
+
+    #[test]
+    fn a_name_is_that_of_one_test() {
+        let tests =
+            |text| rules(check_unique_tests, &[("a.rs", "#[test]\nfn it() {}"), ("b.rs", text)]);
+        assert_eq!(tests("#[test]\n#[cfg(unix)]\nfn it() {}"), 1);
+        assert_eq!(tests("#[tokio::test(flavor = \"local\")]\nasync fn it() {}"), 1);
+        for good in ["fn it() {}", "#[test]\nfn that() {}", "// #[test]\nfn it() {}"] {
+            assert_eq!(tests(good), 0, "{good}");
+        }
     }
 }

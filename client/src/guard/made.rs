@@ -65,12 +65,21 @@ pub(super) fn call(call: u32, answer: u32, interface: u64) -> Builder<HeapAlloca
     })
 }
 
-/// Finishes a call, and either releases the capabilities in its results or keeps them.
-pub(super) fn finish(call: u32, releases: bool) -> Builder<HeapAllocator> {
+/// Finishes a call, and releases the capabilities in its results.
+pub(super) fn finish(call: u32) -> Builder<HeapAllocator> {
     made(|message| {
         let mut finish = message.init_finish();
         finish.set_question_id(call);
-        finish.set_release_result_caps(releases);
+        finish.set_release_result_caps(true);
+    })
+}
+
+/// Finishes a call, and keeps the capabilities in its results.
+pub(super) fn finish_and_keep(call: u32) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut finish = message.init_finish();
+        finish.set_question_id(call);
+        finish.set_release_result_caps(false);
     })
 }
 

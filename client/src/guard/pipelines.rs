@@ -242,7 +242,7 @@ impl Pipelines {
     fn end_if_over(&mut self, call: u32) -> Option<Message> {
         let Own { is_answered: true, is_over: true } = self.own.get(&call)? else { return None };
         self.own.remove(&call);
-        Some(Box::new(MadeMessage(made::finish(call, true))))
+        Some(Box::new(MadeMessage(made::finish(call))))
     }
 
     /// The connection has ended. Returns what it held, to be dropped when nothing here is borrowed.

@@ -148,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
             if self.tables.is_given_up(call)
                 && let Some(call) = self.kept.give_up(call)
             {
-                self.wire.push(&made::finish(call, true));
+                self.wire.push(&made::finish(call));
                 wake(&mut self.driver);
             }
         }

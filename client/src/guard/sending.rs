@@ -5,6 +5,7 @@ use super::made::{self, MadeMessage};
 use super::outgoing::{self, Instead};
 use super::pipelines::Pipelines;
 use super::reflections;
+use super::tables::AnswerTo;
 use super::{GuardState, Ready, wake};
 use crate::limits::{BURST, Limit, Rejection};
 use capnp::message::{Builder, HeapAllocator};
@@ -58,8 +59,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
         }
         match self.replaced.instead(body, bytes)? {
             Instead::Same => {
-                let goes = self.note(message, body)?;
-                self.put_noted(message, goes)
+                if self.note(message, body)? {
+                    self.put_noted(message)
+                } else {
+                    Ok(())
+                }
             }
             Instead::Hosted => {
                 outgoing::host_promises(message)?;
@@ -98,16 +102,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     }
 
     fn put(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Rejection> {
-        let goes = self.note(message, message.get_root_as_reader()?)?;
-        self.put_noted(message, goes)
+        if self.note(message, message.get_root_as_reader()?)? {
+            self.put_noted(message)?;
+        }
+        Ok(())
     }
 
-    fn put_noted(
-        &mut self,
-        message: &mut Builder<HeapAllocator>,
-        goes: bool,
-    ) -> Result<(), Rejection> {
-        if goes && self.kept.change(message)? {
+    fn put_noted(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Rejection> {
+        if self.kept.change(message)? {
             self.wire.push(message);
             if self.limits.tells_hops {
                 self.tell_origin(message)?;
@@ -159,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
     fn put_release(&mut self, id: u32, count: u32) {
         let counted = self.reflections.released(id, count);
         match self.kept.release(id) {
-            Some(Released::Last(call)) => self.wire.push(&made::finish(call, false)),
+            Some(Released::Last(call)) => self.wire.push(&made::finish_and_keep(call)),
             None if counted > 0 => self.wire.push(&made::release(id, counted)),
             Some(Released::Kept) | None => {}
         }
@@ -178,9 +180,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
             let answered = self.reflections.answer(call, results);
             self.ready.extend(answered.map(Ready::Reflected));
         }
+        let to = if is_reflected { AnswerTo::OurCall } else { AnswerTo::Peer };
         let ready = &mut self.ready;
         self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
-        let finish = self.tables.send_answer(answer, is_reflected)?;
+        let finish = self.tables.send_answer(answer, to)?;
         self.ready.extend(finish.map(Ready::Finish));
         if self.is_stranger {
             if self.tables.has_served() {

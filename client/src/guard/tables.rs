@@ -48,6 +48,14 @@ pub(super) struct Tables {
     imports: NumberSet,
 }
 
+/// The receiver of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AnswerTo {
+    Peer,
+    /// A call of ours that the peer sent back to us: the peer doesn't get the results.
+    OurCall,
+}
+
 /// A call of the peer.
 enum PeerCall {
     /// Without a `Return` so far; it has its `Finish` if that has already come.
@@ -329,7 +337,7 @@ impl Tables {
     pub(super) fn send_answer(
         &mut self,
         answer: return_::Reader,
-        is_reflected: bool,
+        to: AnswerTo,
     ) -> capnp::Result<Option<ReceivedMessage>> {
         let call = answer.get_answer_id();
         let (bytes, kind, finish) = match self.answers.remove(&call) {
@@ -346,7 +354,7 @@ impl Tables {
         self.open_bytes -= bytes;
         // The RPC system forgets the call by itself if its answer needs no `Finish`; the peer
         // doesn't know that if it doesn't get the results.
-        if is_reflected || !answer.get_no_finish_needed() {
+        if to == AnswerTo::OurCall || !answer.get_no_finish_needed() {
             let bytes = if exports.is_empty() { 0 } else { bytes };
             self.unfinished_bytes += bytes;
             self.answers.insert(call, PeerCall::Returned { exports, bytes });

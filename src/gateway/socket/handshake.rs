@@ -13,14 +13,20 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::gateway::door::Wanted;
 use crate::http::{Refusal, is_of_one_hop, refuse};
 
 /// The only version that there is.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
+/// The thing that a request asks for.
+pub(in crate::gateway) fn wanted(request: &Parts) -> Wanted {
+    if is_upgrade(request) { Wanted::Socket } else { Wanted::Response }
+}
+
 /// Tells whether a request asks for a WebSocket, well or badly.
-pub(in crate::gateway) fn is_upgrade(request: &Parts) -> bool {
+fn is_upgrade(request: &Parts) -> bool {
     let headers = &request.headers;
     let is_on = request.method == Method::GET && request.version >= Version::HTTP_11;
     is_on && names(headers, &CONNECTION, "upgrade") && names(headers, &UPGRADE, "websocket")

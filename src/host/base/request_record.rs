@@ -264,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_bytes_end_in_an_error(bytes in vec(any::<u8>(), 0..60)) {
+        fn hostile_records_end_in_an_error(bytes in vec(any::<u8>(), 0..60)) {
             if let Ok(record) = Record::decode(&bytes)
                 && bytes[0] == VERSION
             {

@@ -75,7 +75,7 @@ impl Cluster for Agent {
         async move { Ok(self.hold(grant_ref).await?.is_some()) }.boxed_local()
     }
 
-    fn make_room(&self, object: ObjectId) {
+    fn sweep_dead_grants(&self, object: ObjectId) {
         sweep::sweep_for_room(&self.vat, object);
     }
 
@@ -195,10 +195,10 @@ impl host::Server for Agent {
 }
 
 /// Lets replies that have come from other hosts go on to their callers. All of them are in this
-/// thread's queues by now, a few hops of tasks away from its connections.
+/// thread's queues by now, a few tasks away from its connections.
 pub(crate) async fn pass_on_replies() {
-    const HOPS: usize = 256;
-    for _ in 0..HOPS {
+    const YIELDS: usize = 256;
+    for _ in 0..YIELDS {
         tokio::task::yield_now().await;
     }
 }

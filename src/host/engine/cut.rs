@@ -6,8 +6,8 @@
 //! `supervisor/router`), and each of them comes here.
 //!
 //! Invariants:
-//! - An object's own turn cuts nothing before it has ended well: one that panics, or is aborted, has
-//!   taken nothing back, and neither has a transaction that is undone.
+//! - An object's own turn cuts nothing before it has ended well: one that panics, or is aborted,
+//!   has taken nothing back, and neither has a transaction that is undone.
 //! - A call that is cut is answered at once, and with nothing of the object. Its handler runs to
 //!   its end, and an exclusive object goes on only then.
 //! - Nothing is decided here: the caller has revoked before.
@@ -23,8 +23,8 @@ use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 use crate::storage::Space;
 
-/// A turn of an object has ended, and its writes are on their way: the grants of the object that it
-/// took back are cut.
+/// A turn of an object has ended, and its writes are on their way: the grants of the object that
+/// it took back are cut.
 pub(in crate::host) fn after_turn(vat: &Rc<Vat>) {
     for GrantRef { target, grant } in vat.live_grants.take_revoked() {
         let record = vat.turns.store().length(target, Space::Grants, grant.as_bytes());

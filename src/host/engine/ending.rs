@@ -12,9 +12,10 @@ use std::rc::Rc;
 
 use super::sockets;
 use crate::error::not_begun;
-use crate::host::state::instance::{Instance, end_error};
+use crate::host::state::instance::Instance;
 use crate::host::state::queued_call::QueuedCall;
 use crate::host::state::slot::Slot;
+use crate::host::state::slot::end_error;
 use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
 

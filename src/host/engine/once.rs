@@ -162,7 +162,7 @@ fn check_room(instance: &Instance, lineage: &[GrantId]) -> Result<()> {
         let share = shares::share(&store, instance.spec.id, *grant)?;
         if let Err(error) = share.check_bytes(account.limit()) {
             if let Ok(agent) = instance.vat.agent() {
-                agent.make_room(instance.spec.id);
+                agent.sweep_dead_grants(instance.spec.id);
             }
             return Err(error);
         }

@@ -67,7 +67,7 @@ pub(in crate::host) trait Cluster {
 
     /// Soon removes the dead grants of an object of this host, since there is little room for
     /// another.
-    fn make_room(&self, object: ObjectId);
+    fn sweep_dead_grants(&self, object: ObjectId);
 
     /// Has every host cut what was made from a grant of this one's, and waits for those that are
     /// cut off.

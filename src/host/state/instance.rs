@@ -21,9 +21,9 @@ use super::keeping::Keepers;
 use super::parked::Parked;
 use super::queued_call::{self, PendingReply, QueuedCall};
 use super::requests::Requests;
-use super::slot::ObjectSpec;
+use super::slot::{ObjectSpec, end_error};
 use super::vat::Vat;
-use crate::error::{Result, disconnected};
+use crate::error::Result;
 use crate::gate::Gate;
 use crate::host::base::header::Header;
 use crate::host::base::mirror::{Mirror, Mirrors};
@@ -495,9 +495,4 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.vat.objects.awake().remove(self.taken.get());
     }
-}
-
-/// The error of an object of the class that ended so.
-pub(in crate::host) fn end_error(class: &str, how: &str) -> Error {
-    disconnected(format!("the {class} {how}: restore its reference"))
 }

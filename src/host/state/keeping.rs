@@ -7,8 +7,8 @@
 //! The calls that led to a turn, and what is made in it, count for the caller who made the first of
 //! them. By its grant: for the one below the root from which that was made, since its holder can
 //! make others; or for the root itself, by which the gateway calls for all clients of its port. All
-//! that comes without a grant has one share, such as calls by bindings of other hosts' objects, with
-//! all that comes by grants that were made by somebody without one.
+//! that comes without a grant has one share, such as calls by bindings of other hosts' objects,
+//! with all that comes by grants that were made by somebody without one.
 //!
 //! Invariants:
 //! - Once somebody keeps as much as they may, no further object runs a call of theirs, or wakes for

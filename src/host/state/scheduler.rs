@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub(in crate::host) use self::behind::key;
-use self::behind::{Behind, Startable};
+use self::behind::{Startable, WaitingForReaders};
 use super::queued_call::QueuedCall;
 use crate::clock::monotonic;
 use crate::error::{Result, disconnected, not_begun};
@@ -43,7 +43,7 @@ const STARTS_UNTIMED: usize = 4;
 pub(in crate::host) struct Scheduler {
     queue: RefCell<VecDeque<QueuedCall>>,
     /// Calls whose callers have to read before they start.
-    behind: Behind,
+    behind: WaitingForReaders,
     is_busy: Cell<bool>,
     /// Wakes the task that starts queued calls.
     runnable: Rc<Notify>,

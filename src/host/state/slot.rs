@@ -190,3 +190,8 @@ impl Slot {
         VecDeque::new()
     }
 }
+
+/// The error of an object of the class that ended so.
+pub(in crate::host) fn end_error(class: &str, how: &str) -> capnp::Error {
+    disconnected(format!("the {class} {how}: restore its reference"))
+}

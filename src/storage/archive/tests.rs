@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn hostile_bytes_end_in_an_error(bytes in vec(any::<u8>(), 0..300), is_ours in any::<bool>()) {
+    fn a_hostile_archive_ends_in_an_error(bytes in vec(any::<u8>(), 0..300), is_ours in any::<bool>()) {
         let start: &[u8] = if is_ours { b"capstead archive\x01" } else { b"" };
         prop_assert!(read(&[start, &bytes].concat()).is_err());
         let _ = Frame::decode(&bytes);

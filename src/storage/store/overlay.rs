@@ -18,7 +18,7 @@ use crate::storage::space::Space;
 pub(super) type Value = Option<Rc<[u8]>>;
 
 /// A key with its value in a list; `None` if it was deleted.
-pub(super) type Entry<'a> = (&'a [u8], Option<&'a [u8]>);
+pub(super) type LayerEntry<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// The entries by space (1) ‖ key, each with the last turn that wrote it.
 type Entries = BTreeMap<Box<[u8]>, (Ticket, Value)>;
@@ -48,7 +48,7 @@ impl Layer {
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Seen<'_> {
         match self.entries.get(full_key(space, key).as_slice()) {
             Some((_, value)) => Seen::Value(value),
-            None if self.cleared && space.is_cleared() => Seen::Value(&None),
+            None if self.cleared && space.is_of_class() => Seen::Value(&None),
             None => Seen::Below,
         }
     }
@@ -112,7 +112,7 @@ impl Layer {
         &'a self,
         space: Space,
         range: &Range,
-    ) -> Box<dyn Iterator<Item = Entry<'a>> + 'a> {
+    ) -> Box<dyn Iterator<Item = LayerEntry<'a>> + 'a> {
         let bounds = (
             match &range.start {
                 Bound::Included(key) => Bound::Included(full_key(space, key)),

@@ -10,7 +10,7 @@ use itertools::Itertools;
 
 use crate::storage::lmdb::pairs::Pairs;
 use crate::storage::range::Direction;
-use crate::storage::store::overlay::Entry;
+use crate::storage::store::overlay::LayerEntry;
 
 /// The largest size of a page.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,7 @@ impl Page {
 /// Fills a page with entries from below, and with an overlay above that hides those for which it
 /// has one.
 pub(super) struct Filling<'a> {
-    overlay: Peekable<Box<dyn Iterator<Item = Entry<'a>> + 'a>>,
+    overlay: Peekable<Box<dyn Iterator<Item = LayerEntry<'a>> + 'a>>,
     size: PageSize,
     direction: Direction,
     page: Page,
@@ -70,7 +70,7 @@ pub(super) struct Filling<'a> {
 impl<'a> Filling<'a> {
     /// Starts with `page`, whose memory is reused.
     pub(super) fn new(
-        overlay: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
+        overlay: Box<dyn Iterator<Item = LayerEntry<'a>> + 'a>,
         size: PageSize,
         direction: Direction,
         mut page: Page,
@@ -83,7 +83,8 @@ impl<'a> Filling<'a> {
     /// Takes the next entry from below, in the order of the list.
     pub(super) fn visit(&mut self, key: &[u8], value: &[u8]) -> ControlFlow<()> {
         let direction = self.direction;
-        let is_due = |above: &Entry<'_>| comes_first(above.0, key, direction) || above.0 == key;
+        let is_due =
+            |above: &LayerEntry<'_>| comes_first(above.0, key, direction) || above.0 == key;
         while let Some((above, value)) = self.overlay.next_if(is_due) {
             self.push(above, value)?;
             if above == key {
@@ -119,11 +120,11 @@ impl<'a> Filling<'a> {
 
 /// Merges two lists in the same order; where both have a key, the upper entry counts.
 pub(super) fn over<'a>(
-    upper: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
-    lower: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
+    upper: Box<dyn Iterator<Item = LayerEntry<'a>> + 'a>,
+    lower: Box<dyn Iterator<Item = LayerEntry<'a>> + 'a>,
     direction: Direction,
-) -> Box<dyn Iterator<Item = Entry<'a>> + 'a> {
-    let order = move |upper: &Entry<'_>, lower: &Entry<'_>| {
+) -> Box<dyn Iterator<Item = LayerEntry<'a>> + 'a> {
+    let order = move |upper: &LayerEntry<'_>, lower: &LayerEntry<'_>| {
         let ascending = upper.0.cmp(lower.0);
         match direction {
             Direction::Up => ascending,

@@ -203,6 +203,11 @@ pub(super) fn run(work: impl Future<Output = ()>) {
     runtime.block_on(work).expect("it ends in time");
 }
 
+/// Runs a server that may call these origins, with the limits that all have.
+pub(super) async fn served(hosts: u16, origins: &[&str], work: impl AsyncFnOnce(&Running)) {
+    with_server((hosts, origins), |_| {}, async |running, _| work(running).await).await;
+}
+
 /// Runs `work` beside a server whose objects may call these origins.
 pub(super) async fn with_server(
     (hosts, origins): (u16, &[&str]),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::class::{ask, bind, dial, get, hosts, run, until, with_server};
+use super::class::{ask, bind, dial, get, hosts, run, served, until, with_server};
 use super::peer::{Peer, Then};
 use crate::support::free_address;
 use tokio::io::AsyncWriteExt;
@@ -51,19 +51,14 @@ fn after_a_fault_the_outcome_is_unknown_and_nothing_is_repeated() {
 fn a_server_that_is_not_reached_has_not_heard_it() {
     run(async {
         let origin = format!("http://{}", free_address());
-        with_server(
-            (1, &[&origin, "http://name.invalid"]),
-            |_| {},
-            async |running, _| {
-                for origin in [&*origin, "http://name.invalid"] {
-                    bind(running, "caller/a", origin).await;
-                    let said = get(running, "caller/a/x").await;
-                    let wanted =
-                        format!("Overloaded: nothing was sent to {origin}, try again later: ");
-                    assert!(said.starts_with(&wanted), "{said}");
-                }
-            },
-        )
+        served(1, &[&origin, "http://name.invalid"], async |running| {
+            for origin in [&*origin, "http://name.invalid"] {
+                bind(running, "caller/a", origin).await;
+                let said = get(running, "caller/a/x").await;
+                let wanted = format!("Overloaded: nothing was sent to {origin}, try again later: ");
+                assert!(said.starts_with(&wanted), "{said}");
+            }
+        })
         .await;
     });
 }
@@ -159,20 +154,16 @@ fn a_call_that_is_given_up_ends() {
     run(async {
         let peer = Peer::good().await;
         for hosts in hosts() {
-            with_server(
-                (hosts, &[&peer.origin]),
-                |_| {},
-                async |running, _| {
-                    for name in ["caller/a", "caller/b", "alone/c"] {
-                        bind(running, name, &peer.origin).await;
-                        assert_eq!(get(running, &format!("{name}/give-up")).await, "true");
-                        peer.left().await;
-                        let panicked = ask(running, &format!("{name}/give-up?text=panic")).await;
-                        assert_eq!(panicked.status, 502);
-                        peer.left().await;
-                    }
-                },
-            )
+            served(hosts, &[&peer.origin], async |running| {
+                for name in ["caller/a", "caller/b", "alone/c"] {
+                    bind(running, name, &peer.origin).await;
+                    assert_eq!(get(running, &format!("{name}/give-up")).await, "true");
+                    peer.left().await;
+                    let panicked = ask(running, &format!("{name}/give-up?text=panic")).await;
+                    assert_eq!(panicked.status, 502);
+                    peer.left().await;
+                }
+            })
             .await;
         }
     });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::class::{ask, bind, get, hosts, run, until, with_server};
+use super::class::{ask, bind, get, hosts, run, served, until, with_server};
 use super::peer::{Peer, Then};
 
 #[test]
@@ -10,39 +10,35 @@ fn messages_go_both_ways_until_either_side_closes() {
     run(async {
         let peer = Peer::echo().await;
         for hosts in hosts() {
-            with_server(
-                (hosts, &[&peer.origin]),
-                |_| {},
-                async |running, _| {
-                    for name in ["caller/a", "caller/b", "alone/c", "caller/d"] {
-                        bind(running, name, &peer.origin).await;
-                        let answer = ask(running, &format!("{name}/open")).await;
-                        let said = String::from_utf8(answer.body).unwrap();
-                        assert!(said.contains(r#""sec-websocket-protocol": "two""#), "{said}");
-                        for text in ["one", "two", "data", "three"] {
-                            let said = get(running, &format!("{name}/say?text={text}")).await;
-                            assert_eq!(said, "1");
-                        }
-                        let heard = format!("{name}/heard");
-                        let all = r#"["one","two","100000 bytes","three"]"#;
-                        until(running, &heard, |said| said == all).await;
-                        get(running, &format!("{name}/say?text=close")).await;
-                        until(running, &heard, |said| said.contains("closed 4000 bye")).await;
-                        peer.left().await;
-                        assert_eq!(get(running, &format!("{name}/say?text=x")).await, "0");
-
-                        ask(running, &format!("{name}/open")).await;
-                        get(running, &format!("{name}/shut?text=enough")).await;
-                        until(running, &heard, |said| said.contains("closed 3000 enough")).await;
-                        peer.left().await;
-
-                        ask(running, &format!("{name}/open")).await;
-                        get(running, &format!("{name}/say?text=drop")).await;
-                        until(running, &heard, |said| said.contains("closed 1006")).await;
-                        peer.left().await;
+            served(hosts, &[&peer.origin], async |running| {
+                for name in ["caller/a", "caller/b", "alone/c", "caller/d"] {
+                    bind(running, name, &peer.origin).await;
+                    let answer = ask(running, &format!("{name}/open")).await;
+                    let said = String::from_utf8(answer.body).unwrap();
+                    assert!(said.contains(r#""sec-websocket-protocol": "two""#), "{said}");
+                    for text in ["one", "two", "data", "three"] {
+                        let said = get(running, &format!("{name}/say?text={text}")).await;
+                        assert_eq!(said, "1");
                     }
-                },
-            )
+                    let heard = format!("{name}/heard");
+                    let all = r#"["one","two","100000 bytes","three"]"#;
+                    until(running, &heard, |said| said == all).await;
+                    get(running, &format!("{name}/say?text=close")).await;
+                    until(running, &heard, |said| said.contains("closed 4000 bye")).await;
+                    peer.left().await;
+                    assert_eq!(get(running, &format!("{name}/say?text=x")).await, "0");
+
+                    ask(running, &format!("{name}/open")).await;
+                    get(running, &format!("{name}/shut?text=enough")).await;
+                    until(running, &heard, |said| said.contains("closed 3000 enough")).await;
+                    peer.left().await;
+
+                    ask(running, &format!("{name}/open")).await;
+                    get(running, &format!("{name}/say?text=drop")).await;
+                    until(running, &heard, |said| said.contains("closed 1006")).await;
+                    peer.left().await;
+                }
+            })
             .await;
         }
     });
@@ -58,20 +54,16 @@ fn a_server_that_accepts_no_socket_says_so() {
             Then::Stall,
         )
         .await;
-        with_server(
-            (2, &[&plain.origin, &wrong.origin]),
-            |_| {},
-            async |running, _| {
-                bind(running, "caller/a", &plain.origin).await;
-                let said = get(running, "caller/a/open").await;
-                assert_eq!(said, "Failed: the other side answered 200 OK, and opened no WebSocket");
-                bind(running, "caller/a", &wrong.origin).await;
-                let said = get(running, "caller/a/open").await;
-                assert!(said.contains("a protocol that it wasn't asked for"), "{said}");
-                wrong.left().await;
-                assert_eq!(get(running, "caller/a/say?text=x").await, "0");
-            },
-        )
+        served(2, &[&plain.origin, &wrong.origin], async |running| {
+            bind(running, "caller/a", &plain.origin).await;
+            let said = get(running, "caller/a/open").await;
+            assert_eq!(said, "Failed: the other side answered 200 OK, and opened no WebSocket");
+            bind(running, "caller/a", &wrong.origin).await;
+            let said = get(running, "caller/a/open").await;
+            assert!(said.contains("a protocol that it wasn't asked for"), "{said}");
+            wrong.left().await;
+            assert_eq!(get(running, "caller/a/say?text=x").await, "0");
+        })
         .await;
     });
 }
@@ -102,27 +94,17 @@ fn a_server_that_says_nothing_is_asked_and_then_lost() {
 fn a_revoked_grant_ends_the_socket() {
     run(async {
         let peer = Peer::echo().await;
-        with_server(
-            (2, &[&peer.origin]),
-            |_| {},
-            async |running, _| {
-                for name in ["a", "b", "c"] {
-                    use super::class::object;
-                    use capstead::http::http_service;
-                    let whole: http_service::Client =
-                        object(running, "Outbound", &peer.origin).await;
-                    let text = crate::support::calls::save(&whole, name).await;
-                    let service = capstead_client::restore(&text).await.unwrap();
-                    super::fill(&object(running, "Caller", name).await, service).await;
-                    ask(running, &format!("caller/{name}/open")).await;
-                    assert_eq!(get(running, &format!("caller/{name}/say?text=x")).await, "1");
-                    crate::support::calls::revoke(&whole, name).await;
-                    let heard = format!("caller/{name}/heard");
-                    until(running, &heard, |said| said.contains("closed ")).await;
-                    peer.left().await;
-                }
-            },
-        )
+        served(2, &[&peer.origin], async |running| {
+            for name in ["a", "b", "c"] {
+                let whole = super::fill_by_grant(running, &peer, name).await;
+                ask(running, &format!("caller/{name}/open")).await;
+                assert_eq!(get(running, &format!("caller/{name}/say?text=x")).await, "1");
+                crate::support::calls::revoke(&whole, name).await;
+                let heard = format!("caller/{name}/heard");
+                until(running, &heard, |said| said.contains("closed ")).await;
+                peer.left().await;
+            }
+        })
         .await;
     });
 }

@@ -25,7 +25,7 @@ use crate::host::state::queued_call::{Passage, QueuedCall};
 /// The calls that wait, by the address of the outlet that they wait for. An outlet is here for as
 /// long as a call waits for it, or one that did is among those that start next.
 #[derive(Default)]
-pub(super) struct Behind(RefCell<HashMap<usize, VecDeque<QueuedCall>>>);
+pub(super) struct WaitingForReaders(RefCell<HashMap<usize, VecDeque<QueuedCall>>>);
 
 /// A call that may start now.
 pub(super) struct Startable {

@@ -111,7 +111,7 @@ fn a_class_grants_and_revokes_within_its_turn() {
     });
 }
 
-/// How a turn that took a grant back ends without effect.
+/// The end without effect of a turn that took a grant back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Undone {
     Panics,
