@@ -154,7 +154,8 @@ pub(crate) const GRANT_LABEL_BYTES_MAX: usize = 256;
 /// Grants that are made from each other in a row: each is looked up when the last one is restored.
 pub(crate) const GRANT_DEPTH_MAX: u8 = 16;
 
-/// The most keys of holders that a right is bound to; restoring takes a signature for each.
+/// The most keys of holders that a right, or a reference, is bound to: restoring takes a signature
+/// for each.
 pub(crate) const HOLDERS_MAX: usize = 4;
 
 /// Grants that one answer lists.

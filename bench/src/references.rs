@@ -25,8 +25,12 @@ pub(crate) const NAMES: [&str; 5] =
 
 /// References that are restored one after another.
 const REFERENCES: u64 = 2_000;
-/// One connection holds all live capabilities.
-const FLAGS: [&str; 4] = ["--limit", "exports=1000000", "--warm", "1h"];
+/// Live capabilities are as many as the objects of the other rows, and take more than all
+/// connections together may hold by default.
+const FLAGS: [&str; 4] = ["--limit", "total-bytes=4GiB", "--warm", "1h"];
+
+/// Live capabilities that one connection holds: fewer than its bounds allow.
+const HELD_BY_ONE: usize = 10_000;
 
 /// Measures the selected rows.
 ///
@@ -133,7 +137,7 @@ const KEYS: u16 = 180;
 /// A way to forge a reference of these bytes; each number makes another one.
 type Forge = fn(&[u8], u64) -> Vec<u8>;
 
-const FORGES: [(&str, Forge); 5] = [
+const FORGES: [(&str, Forge); 6] = [
     ("of another cluster", |genuine, number| with_number_at(genuine, number, 1)),
     ("with changed bytes", |genuine, number| with_number_at(genuine, number, CAVEATS_AT - 8)),
     // An Ed25519 signature is a curve point followed by a scalar; keep the point valid.
@@ -142,6 +146,7 @@ const FORGES: [(&str, Forge); 5] = [
     }),
     ("cut short", |genuine, number| genuine[..number as usize % genuine.len()].to_vec()),
     ("full of keys", full_of_keys),
+    ("as long as can be", as_long_as_can_be),
 ];
 
 fn with_number_at(genuine: &[u8], number: u64, at: usize) -> Vec<u8> {
@@ -160,6 +165,18 @@ fn full_of_keys(genuine: &[u8], number: u64) -> Vec<u8> {
     }
     bytes.extend([7; 32]);
     bytes.extend(&genuine[CAVEATS_AT + 1 + 32..][..64]);
+    bytes.extend([0, 1]);
+    bytes.extend([7; 32]);
+    bytes
+}
+
+/// A wrong signature of as many bytes as a text can have, in a caveat that nobody has to know.
+fn as_long_as_can_be(genuine: &[u8], number: u64) -> Vec<u8> {
+    let mut bytes = genuine[..CAVEATS_AT].to_vec();
+    bytes.extend([1, 0x70]);
+    bytes.extend((KEYS * 32).to_be_bytes());
+    bytes.extend(number.to_be_bytes().repeat(usize::from(KEYS) * 4));
+    bytes.extend(&genuine[CAVEATS_AT + 1..][..32 + 64]);
     bytes.extend([0, 1]);
     bytes.extend([7; 32]);
     bytes
@@ -231,16 +248,20 @@ async fn measure_live(
 
 /// The bytes of a server's memory for each held capability.
 async fn held(process: &Process, address: &str, texts: &[String]) -> Result<f64> {
-    let restorer = connect(address).await?;
-    // This loads everything that the connection itself needs into memory.
-    drive(IN_FLIGHT, Until::Calls(1_000), async |n| {
-        restore(&restorer, &texts[n as usize % texts.len()]).await.map(drop)
+    let mut restorers = Vec::new();
+    for _ in texts.chunks(HELD_BY_ONE) {
+        restorers.push(connect(address).await?);
+    }
+    let holder = |n: u64| &restorers[n as usize % restorers.len()];
+    // This loads everything that the connections themselves need into memory.
+    drive(IN_FLIGHT, Until::Calls(1_000 * restorers.len() as u64), async |n| {
+        restore(holder(n), &texts[n as usize % texts.len()]).await.map(drop)
     })
     .await?;
     let (before, held) = (process.resident_bytes()?.0, RefCell::new(Vec::new()));
     let count = texts.len() as u64;
     drive(IN_FLIGHT, Until::Calls(count), async |n| {
-        let live = restore(&restorer, &texts[n as usize]).await?;
+        let live = restore(holder(n), &texts[n as usize]).await?;
         held.borrow_mut().push(live);
         Ok(())
     })

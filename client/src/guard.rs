@@ -67,9 +67,6 @@ use tables::Tables;
 use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use watch::Watched;
 
-/// Roughly the least memory that a capability held by the peer takes.
-const EXPORT_BYTES: usize = 512;
-
 type Message = Box<dyn IncomingMessage>;
 
 /// The inputs that the RPC system gets before any other.
@@ -238,8 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
         let bytes = self.wire.held()
             + self.queue.bytes()
             + calls
-            + self.tables.export_bytes()
-            + self.tables.exports() * EXPORT_BYTES
+            + self.tables.held()
             + self.reflections.bytes()
             + self.outlet.kept();
         if !self.share.hold(bytes, self.limits.total_bytes) {

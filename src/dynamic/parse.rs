@@ -1,17 +1,19 @@
 //! JSON as it came: a tree that borrows its texts, keeps the order of keys, and has each key once.
+//!
+//! Numbers stay the texts that they came as, since a float has lost what is beyond its 53 bits.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::Number;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Json<'a> {
     Null,
     Bool(bool),
-    Number(Number),
+    /// In the grammar of JSON, and within the range of a float.
+    Number(&'a str),
     Text(Cow<'a, str>),
     List(Vec<Json<'a>>),
     Object(Vec<(Cow<'a, str>, Json<'a>)>),
@@ -22,7 +24,41 @@ pub(crate) enum Json<'a> {
 /// # Errors
 /// A sentence with the place. Values nested deeper than serde's limit aren't taken for JSON.
 pub(crate) fn parse(text: &[u8]) -> Result<Json<'_>, serde_json::Error> {
-    serde_json::from_slice(text)
+    let mut from = serde_json::Deserializer::from_slice(text);
+    let json = Tree(&mut Numbers(text)).deserialize(&mut from)?;
+    from.end()?;
+    Ok(json)
+}
+
+/// The texts of the numbers in JSON, in their order.
+struct Numbers<'a>(&'a [u8]);
+
+impl<'a> Iterator for Numbers<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let mut is_in_text = false;
+        while let [first, rest @ ..] = self.0 {
+            match first {
+                b'"' => is_in_text = !is_in_text,
+                b'\\' if is_in_text => {
+                    self.0 = rest.get(1..)?;
+                    continue;
+                }
+                b'-' | b'0'..=b'9' if !is_in_text => {
+                    let is_of_number =
+                        |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                    let length = self.0.iter().take_while(|byte| is_of_number(byte)).count();
+                    let (number, rest) = self.0.split_at(length);
+                    self.0 = rest;
+                    return std::str::from_utf8(number).ok();
+                }
+                _ => {}
+            }
+            self.0 = rest;
+        }
+        None
+    }
 }
 
 impl Json<'_> {
@@ -39,15 +75,24 @@ impl Json<'_> {
     }
 }
 
-impl<'de> Deserialize<'de> for Json<'de> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Tree)
+/// Reads a value whose numbers are the next of these.
+struct Tree<'n, 'de>(&'n mut Numbers<'de>);
+
+impl<'de> Tree<'_, 'de> {
+    fn number<E: Error>(self) -> Result<Json<'de>, E> {
+        self.0.next().map(Json::Number).ok_or_else(|| E::custom("a number was lost"))
     }
 }
 
-struct Tree;
+impl<'de> DeserializeSeed<'de> for Tree<'_, 'de> {
+    type Value = Json<'de>;
 
-impl<'de> Visitor<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_, 'de> {
     type Value = Json<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,16 +107,16 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Json::Number(value.into()))
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        self.number()
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Json::Number(value.into()))
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        self.number()
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
-        Number::from_f64(value).map(Json::Number).ok_or_else(|| E::custom("number out of range"))
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        self.number()
     }
 
     fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
@@ -84,7 +129,7 @@ impl<'de> Visitor<'de> for Tree {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(value) = from.next_element()? {
+        while let Some(value) = from.next_element_seed(Tree(&mut *self.0))? {
             list.push(value);
         }
         Ok(Json::List(list))
@@ -92,8 +137,8 @@ impl<'de> Visitor<'de> for Tree {
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
         let mut entries: Vec<(Cow<'de, str>, Json<'de>)> = Vec::new();
-        while let Some((Key(key), value)) = from.next_entry()? {
-            entries.push((key, value));
+        while let Some(Key(key)) = from.next_key()? {
+            entries.push((key, from.next_value_seed(Tree(&mut *self.0))?));
         }
         let mut keys: Vec<&str> = entries.iter().map(|(key, _)| &**key).collect();
         keys.sort_unstable();
@@ -143,6 +188,22 @@ mod tests {
             let said = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(said.contains("the key \"a\" is there twice"), "{said}");
         }
+    }
+
+    #[test]
+    fn numbers_stay_as_they_came_wherever_they_stand() {
+        let text = br#" [1,-0 , {"2": 3.50e+1, "a\\\"4": ["5", 6E-7]}, "\u00318\\", 9007199254740993.0,0]"#;
+        let mut found = Vec::new();
+        let mut rest = vec![parse(text).unwrap()];
+        while let Some(next) = rest.pop() {
+            match next {
+                Json::Number(number) => found.push(number.to_owned()),
+                Json::List(list) => rest.extend(list.into_iter().rev()),
+                Json::Object(of) => rest.extend(of.into_iter().rev().map(|(_, value)| value)),
+                _ => {}
+            }
+        }
+        assert_eq!(found, ["1", "-0", "3.50e+1", "6E-7", "9007199254740993.0", "0"]);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::error::Unfit;
 use super::parse::Json;
 use super::types::Type;
 
-/// Up to here every whole number is a float of its own.
-const EXACT_FLOAT_MAX: f64 = 9_007_199_254_740_992.0;
+/// More zeros than a body has room for.
+const MANY: i64 = 1 << 40;
 
 /// The bits of a field, without its default.
 pub(super) fn get(data: &StructReader<'_>, of: &Type, offset: u32) -> u64 {
@@ -103,7 +103,7 @@ pub(super) fn read(of: &Type, json: &Json<'_>) -> Result<u64, Unfit> {
         Type::UInt16 => u16::try_from(whole(json)?).map(u64::from).map_err(|_| range("UInt16")),
         Type::UInt32 => u32::try_from(whole(json)?).map(u64::from).map_err(|_| range("UInt32")),
         Type::UInt64 => u64::try_from(long(json)?).map_err(|_| range("UInt64")),
-        Type::Float32 => float(json).and_then(float32).map(|value| u64::from(value.to_bits())),
+        Type::Float32 => float32(json).map(|value| u64::from(value.to_bits())),
         Type::Float64 => float(json).map(f64::to_bits),
         _ => Err(Unfit::new("the schema is not understood")),
     }
@@ -116,12 +116,43 @@ pub(super) fn ordinal(json: &Json<'_>) -> Result<u64, Unfit> {
 
 fn whole(json: &Json<'_>) -> Result<i128, Unfit> {
     let Json::Number(number) = json else { return Err(wrong("a whole number", json)) };
-    if let Some(value) = number.as_i128() {
-        return Ok(value);
+    exactly(number).ok_or_else(|| {
+        Unfit::new(format!("it must be a whole number, and {} is none", shortened(number)))
+    })
+}
+
+/// The value of a number in JSON, if that is whole: as it is written, not as a float has it. One
+/// that is beyond any type becomes the nearest that there is.
+fn exactly(number: &str) -> Option<i128> {
+    let (number, is_negative) = match number.strip_prefix('-') {
+        Some(number) => (number, true),
+        None => (number, false),
+    };
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (before, behind) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = [before, behind].concat();
+    let digits = digits.trim_start_matches('0');
+    let significant = digits.trim_end_matches('0');
+    if significant.is_empty() {
+        return Some(0);
     }
-    match number.as_f64() {
-        Some(value) if value.fract() == 0.0 && value.abs() <= EXACT_FLOAT_MAX => Ok(value as i128),
-        _ => Err(Unfit::new(format!("it must be a whole number, and {number} is none"))),
+    let is_tiny = exponent.starts_with('-');
+    let exponent = exponent.parse::<i64>().unwrap_or(if is_tiny { -MANY } else { MANY });
+    let zeros = exponent.clamp(-MANY, MANY) + (digits.len() - significant.len()) as i64
+        - behind.len() as i64;
+    let power = u64::try_from(zeros).ok()?.min(u32::MAX.into()) as u32;
+    let value = significant.parse::<i128>().ok();
+    let scaled = value.and_then(|value| value.checked_mul(10_i128.checked_pow(power)?));
+    let value = scaled.unwrap_or(i128::MAX);
+    Some(if is_negative { -value } else { value })
+}
+
+/// A number for a sentence.
+fn shortened(number: &str) -> String {
+    const LONGEST: usize = 40;
+    match number.get(..LONGEST) {
+        Some(begin) if number.len() > LONGEST => format!("{begin}..."),
+        _ => number.to_owned(),
     }
 }
 
@@ -138,7 +169,7 @@ fn long(json: &Json<'_>) -> Result<i128, Unfit> {
 
 fn float(json: &Json<'_>) -> Result<f64, Unfit> {
     match json {
-        Json::Number(number) => number.as_f64().ok_or_else(|| range("Float64")),
+        Json::Number(number) => finite(number).ok_or_else(|| range("Float64")),
         Json::Text(text) => match &**text {
             "NaN" => Ok(f64::NAN),
             "Infinity" => Ok(f64::INFINITY),
@@ -151,12 +182,20 @@ fn float(json: &Json<'_>) -> Result<f64, Unfit> {
     }
 }
 
-fn float32(value: f64) -> Result<f32, Unfit> {
-    let short = value as f32;
-    if short.is_infinite() && value.is_finite() {
-        return Err(range("Float32"));
+fn float32(json: &Json<'_>) -> Result<f32, Unfit> {
+    match json {
+        Json::Number(number) => {
+            let short: Option<f32> = number.parse().ok();
+            short.filter(|short| short.is_finite()).ok_or_else(|| range("Float32"))
+        }
+        // Those that have names are the same in both.
+        other => float(other).map(|named| named as f32),
     }
-    Ok(short)
+}
+
+/// The float that is the nearest to a number.
+fn finite(number: &str) -> Option<f64> {
+    number.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
 fn range(of: &str) -> Unfit {
@@ -165,4 +204,82 @@ fn range(of: &str) -> Unfit {
 
 pub(super) fn wrong(expected: &str, found: &Json<'_>) -> Unfit {
     Unfit::new(format!("it must be {expected}, and is {}", found.kind()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_number_is_whole_if_what_is_written_is() {
+        let whole = [
+            ("0", 0),
+            ("-0", 0),
+            ("1.0", 1),
+            ("1e2", 100),
+            ("1E+2", 100),
+            ("0.1e1", 1),
+            ("-1.50e1", -15),
+            ("1200e-2", 12),
+            ("0e-400", 0),
+            ("0.000e999999999999999999999", 0),
+            ("9007199254740993.0", 9_007_199_254_740_993),
+            ("18446744073709551615", 18_446_744_073_709_551_615),
+        ];
+        for (number, value) in whole {
+            assert_eq!(exactly(number), Some(value), "{number}");
+        }
+        for number in [
+            "1e-400",
+            "0.5",
+            "1e-1",
+            "-1200e-3",
+            "1.00000000000000000000000001",
+            "5e-324",
+            "1e-999999999999999999999",
+        ] {
+            assert_eq!(exactly(number), None, "{number}");
+        }
+        for (number, nearest) in [("1e400", i128::MAX), ("-1e99999999999999999999", -i128::MAX)] {
+            assert_eq!(exactly(number), Some(nearest));
+            let json = Json::Number(number);
+            assert!(
+                read(&Type::Int64, &json).unwrap_err().to_string().contains("out of the range")
+            );
+        }
+        let exact = |of| read(&of, &Json::Number("9007199254740993.0")).unwrap();
+        assert_eq!(exact(Type::UInt64), 9_007_199_254_740_993);
+        assert_eq!(f64::from_bits(exact(Type::Float64)), 9_007_199_254_740_992.0);
+    }
+
+    proptest! {
+        /// However a number is written, it is itself; and none that has a fraction is whole.
+        #[test]
+        fn each_way_to_write_a_number_means_the_same(
+            value: i64, zeros in 0_usize..30, shift in 0_usize..40, upper: bool, plus: bool,
+        ) {
+            let (sign, digits) = (if value < 0 { "-" } else { "" }, value.unsigned_abs().to_string());
+            let e = if upper { 'E' } else { 'e' };
+            let point = digits.len().saturating_sub(shift);
+            let padded = format!("{}{digits}", "0".repeat(shift.saturating_sub(digits.len())));
+            let (before, behind) = padded.split_at(padded.len() - shift.min(padded.len()));
+            let before = if before.is_empty() { "0" } else { before };
+            let up = if plus { "+" } else { "" };
+            let zeros = "0".repeat(zeros);
+            let mut ways = vec![format!("{sign}{digits}"), format!("{sign}{digits}.0{zeros}")];
+            ways.push(format!("{sign}{before}.{behind}0{zeros}{e}{up}{shift}"));
+            if value != 0 {
+                ways.push(format!("{sign}{digits}{zeros}{e}-{}", zeros.len()));
+            }
+            for way in ways {
+                prop_assert_eq!(exactly(&way), Some(value.into()), "{}", way);
+                prop_assert!(serde_json::from_str::<f64>(&way).is_ok(), "{}", way);
+            }
+            // The least fraction makes it none.
+            prop_assert_eq!(exactly(&format!("{sign}{digits}.{zeros}1")), None);
+            prop_assert_eq!(exactly(&format!("{sign}{digits}{e}-{}", 20 + point)).is_some(), value == 0);
+        }
+    }
 }

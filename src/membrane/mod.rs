@@ -36,4 +36,4 @@ pub(crate) use forward::all_passed_on;
 pub(crate) use hook::{CallTarget, broken, find, forget, wrap};
 pub(crate) use keeper::Keeper;
 pub(crate) use results::Results;
-pub(crate) use serve::serve;
+pub(crate) use serve::{caller, serve};

@@ -21,6 +21,7 @@ const ED25519_PKCS8: [u8; 16] = [
 ];
 
 use super::ReferenceCipher;
+use crate::limits::HOLDERS_MAX;
 
 /// All private keys of a cluster. They wipe themselves, and are never printed.
 pub(crate) struct KeyRing {
@@ -86,8 +87,12 @@ impl KeyRing {
     }
 
     /// # Errors
-    /// The reference is not a valid one of this cluster at `now_ms`.
+    /// The reference is not a valid one of this cluster at `now_ms`, or names too many holders.
     pub(crate) fn verify(&self, reference: &Sturdyref, now_ms: u64) -> Result<Verified, Refused> {
+        // Each of them would take a signature, and anybody can add some.
+        if reference.claimed_caveats()?.holders().len() > HOLDERS_MAX {
+            return Err(Refused::by_grant());
+        }
         let keys = |id: KeyId| {
             let found = self.signing.iter().find(|(known, _)| *known == id);
             found.map(|(_, key)| key.verifying_key())
@@ -165,6 +170,19 @@ mod tests {
         assert!(KeyRing::new(key(1), vec![key(2), key(3)]).verify(&old, 0).is_ok());
         assert!(KeyRing::new(key(1), vec![key(3)]).verify(&old, 0).is_err());
         assert!(KeyRing::new(key(4), vec![key(2)]).verify(&old, 0).is_err());
+    }
+
+    #[test]
+    fn a_reference_has_few_holders() {
+        let keys = KeyRing::new(key(1), vec![key(2)]);
+        let mut bound = reference(&keys);
+        for holder in 0..=HOLDERS_MAX {
+            let is_good = keys.verify(&bound, 0).is_ok();
+            assert!(is_good, "{holder} holders");
+            let holder = key(100 + holder as u8).verifying_key();
+            bound = bound.narrow(&Caveats::none().with_holder(holder).unwrap()).unwrap();
+        }
+        assert!(keys.verify(&bound, 0).is_err());
     }
 
     #[test]

@@ -106,3 +106,33 @@ fn challenges_on_many_connections() {
         assert_holder_is_served(served, &text);
     });
 }
+
+/// The bound of what all connections hold together counts what an open challenge takes.
+#[test]
+fn an_open_challenge_counts_for_what_it_takes() {
+    const CHALLENGES: u32 = 10_000;
+    let limits = ["--limit", "stranger-time=1h", "--limit", "export-bytes=1GiB"];
+    withstands(&limits, |served| {
+        let text = bound(served);
+        let mut stream = raw::dial(served);
+        raw::send(&mut stream, &[bootstrap()]);
+        raw::wait_for_answer(&mut stream, 0);
+        let counted = || served.metric("connections_bytes");
+        let (before, counted_before) = (served.resident_bytes(), counted());
+        let mut answers = stream.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 1..=CHALLENGES {
+                    raw::send(&mut stream, &[challenge(number, &text)]);
+                }
+            });
+            for _ in 0..CHALLENGES {
+                assert_eq!(raw::next_answer(&mut answers).1, None);
+            }
+        });
+        let taken = served.resident_bytes().saturating_sub(before) / u64::from(CHALLENGES);
+        let counted = (counted() - counted_before) / u64::from(CHALLENGES);
+        eprintln!("an open challenge takes {taken} bytes, and counts {counted}");
+        assert!(counted * 4 > taken * 3, "it takes {taken} bytes, and counts {counted}");
+    });
+}

@@ -141,13 +141,3 @@ fn p99(mut took: Vec<Duration>) -> Duration {
     eprintln!("of {} honest calls one in a hundred took {p99:?} or longer", took.len());
     p99
 }
-
-/// The processor time that the server took so far, in seconds.
-pub(crate) fn processor_secs(served: &Served) -> f64 {
-    const TICKS_A_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", served.pid())).unwrap();
-    // The name of the program is in parentheses, and may contain spaces.
-    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
-    let ticks: f64 = fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
-    ticks / TICKS_A_SECOND
-}

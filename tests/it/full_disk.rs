@@ -162,3 +162,59 @@ fn an_import_leaves_room_however_small_the_reserve_is() {
     assert_eq!(code, Some(0), "{said}");
     served.stop();
 }
+
+/// A folder seen where nothing can be written, until it is dropped.
+struct ReadOnly(TempDir);
+
+impl ReadOnly {
+    fn of(folder: &Path) -> Self {
+        let seen = tempfile::tempdir().expect("a folder");
+        let mount = |args: &[&Path]| {
+            let mounted = Command::new("mount").args(args).arg(seen.path()).status();
+            assert!(mounted.expect("it runs").success(), "{args:?}");
+        };
+        mount(&[Path::new("--bind"), folder]);
+        mount(&[Path::new("-o"), Path::new("remount,bind,ro")]);
+        assert!(File::create(seen.path().join("x")).is_err());
+        Self(seen)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// A disk is full, or mounted read-only, when it needs to be looked at most.
+#[test]
+fn what_only_reads_works_on_full_disks_and_on_read_only_ones() {
+    let Some(disk) = SmallDisk::make(16) else { return };
+    let (data, elsewhere) = (disk.data(), tempfile::tempdir().expect("a folder"));
+    let run = |args: &[&str], data: &Path| {
+        let output = capstead(args).arg("--data").arg(data).output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(output.status.success(), "{args:?} of {}: {said}", data.display());
+        said
+    };
+    let read = |name: &str, data: &Path| {
+        let file = |kind| elsewhere.path().join(format!("{kind}-{name}"));
+        let (backup, export) = (file("backup"), file("export"));
+        run(&["backup", backup.to_str().unwrap()], data);
+        run(&["export", export.to_str().unwrap(), "--all"], data);
+        assert!(run(&["grants", "Counter"], data).contains("root"));
+        assert!(run(&["key", "list"], data).contains("signs"), "it has a key");
+        let restored = file("restored");
+        let mut restore = capstead(["restore"]);
+        let output = restore.arg(&backup).arg(&restored).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let served = serve_with(&restored, &["--hosts", "1"]);
+        assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
+        served.stop();
+    };
+    disk.fill(0);
+    read("full", &data);
+    let seen = ReadOnly::of(disk.path());
+    read("read-only", &seen.0.path().join("data"));
+}

@@ -338,3 +338,67 @@ fn what_is_below_a_revoked_grant_ends_on_all_hosts() {
         read(&by_name(&counters, "o0")).await.unwrap();
     });
 }
+
+/// The holder of a revoked grant goes on making others until that ends, and so does everybody else
+/// with what they do.
+#[test]
+fn all_below_a_grant_is_revoked_beside_a_holder_who_goes_on() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "2"]);
+    run(async {
+        let (connection, counters) = connect(&served).await;
+        let terms = |label| capstead_client::Terms::new(label).allow_independent();
+        let allowed = ["grant", "Counter", "--label", "Mallory", "--allow-independent"];
+        let mallory = done(&data, &allowed);
+        let theirs: namespace::Client = restored(&connection, &mallory).await.unwrap();
+        let ada: namespace::Client =
+            restored(&connection, &save(&counters, "Ada").await).await.unwrap();
+        let listed = said(&command(&data, &["grants", "Counter"]));
+        let id = id_of(&listed, "Mallory");
+
+        let (made, is_over, counted) = (RefCell::new(Vec::new()), Cell::new(false), Cell::new(0));
+        let makes = async |number: u32| {
+            for n in 0.. {
+                let object = by_name(&theirs, &format!("{number}-{}", n % 40));
+                let independent = terms("below").independent();
+                match capstead_client::share(&object, independent).await {
+                    Ok(text) => made.borrow_mut().push(text),
+                    Err(error) => return assert!(is_revoked(&error), "{error}"),
+                }
+            }
+        };
+        let counts = async {
+            let counter = by_name(&ada, "ada");
+            while !is_over.get() {
+                increment(&counter).await.expect("it is another grant");
+                counted.set(counted.get() + 1);
+            }
+        };
+        let revokes = async {
+            while made.borrow().len() < 300 {
+                tokio::task::yield_now().await;
+            }
+            let mut revoke = capstead(["revoke", "Counter", &id, "--below", "--data"]);
+            let mut revoke =
+                revoke.arg(&data).stdout(std::process::Stdio::piped()).spawn().unwrap();
+            let before = counted.get();
+            let status = loop {
+                match revoke.try_wait().expect("it is ours") {
+                    Some(status) => break status,
+                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            };
+            assert!(status.success());
+            assert!(counted.get() > before, "the others were served meanwhile");
+            is_over.set(true);
+        };
+        futures::join!(join_all((0..4).map(makes)), counts, revokes);
+        let made = made.into_inner();
+        for text in &made {
+            let refused = restored::<counter::Client>(&connection, text).await;
+            assert!(is_revoked(&refused.err().expect("it was below")));
+        }
+        let left = said(&command(&data, &["grants", "Counter", "--below", &id]));
+        assert!(!left.contains("below"), "{left}");
+    });
+}

@@ -336,3 +336,31 @@ fn bindings_that_contradict_each_other_are_refused_at_the_start() {
     let twice = bound().bind::<Asking<Bound>, Counter>("x").bind::<Asking<Bound>, Counter>("x");
     check(twice, "two bindings named \"x\"");
 }
+
+/// A vote costs the same however many options there are, also one that adds an option.
+#[test]
+fn a_vote_takes_no_longer_the_more_options_there_are() {
+    const VOTES: usize = 60;
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "1", "--warm", "1h"]);
+    run(async {
+        let polls: namespace::Client =
+            capstead_client::restore(&served.announced.namespaces["Poll"]).await.unwrap();
+        let mut costs = Vec::new();
+        for options in [10, 930] {
+            let poll = poll_by_name(&polls, &format!("poll {options}"));
+            let option = |n: usize| format!("option {n:03}{}", "x".repeat(900));
+            let names: Vec<_> = (0..options).map(option).collect();
+            futures::future::join_all(names.iter().map(|name| vote(&poll, name))).await;
+            let before = served.processor_secs();
+            for n in 0..VOTES {
+                assert_eq!(vote(&poll, &option(options + n)).await.unwrap(), 1);
+                assert_eq!(vote(&poll, &option(n % 7)).await.unwrap(), 2 + (n / 7) as i64);
+            }
+            costs.push(served.processor_secs() - before);
+            assert_eq!(results(&poll).await.len(), options + VOTES);
+        }
+        let [few, many] = costs[..] else { unreachable!("there are two") };
+        assert!(many < 2.0 * few + 0.06, "{many} s with many options, and {few} s with few");
+    });
+}

@@ -240,6 +240,16 @@ impl Served {
         kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("it has memory") << 10
     }
 
+    /// The processor time that the server took so far, in seconds.
+    pub(crate) fn processor_secs(&self) -> f64 {
+        const TICKS_A_SECOND: f64 = 100.0;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        // The name of the program is in parentheses, and may contain spaces.
+        let (_, fields) = stat.rsplit_once(')').expect("it has a name");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks.map(|field| field.parse::<f64>().expect("a number")).sum::<f64>() / TICKS_A_SECOND
+    }
+
     /// The number of times that a limit of connections took effect.
     pub(crate) fn bites(&self, limit: &str) -> u64 {
         self.metric(&format!("limits_total{{limit=\"{limit}\"}}"))

@@ -56,6 +56,12 @@ pub(super) enum AnswerTo {
     OurCall,
 }
 
+/// Roughly the least memory that a capability held by the peer takes.
+const EXPORT_BYTES: usize = 512;
+
+/// Roughly the memory that an answer takes until its call is finished.
+const ANSWER_BYTES: usize = 2 << 10;
+
 /// A call of the peer.
 enum PeerCall {
     /// Without a `Return` so far; it has its `Finish` if that has already come.
@@ -143,6 +149,13 @@ impl Tables {
     /// Bytes of the calls whose answers gave the peer the capabilities that it holds.
     pub(super) fn export_bytes(&self) -> usize {
         self.exports.bytes() + self.unfinished_bytes
+    }
+
+    /// Roughly the memory for the capabilities that the peer holds, and for the answers that gave
+    /// it some until it has finished their calls.
+    pub(super) fn held(&self) -> usize {
+        let unfinished = self.answers.len() - self.open;
+        self.export_bytes() + self.exports() * EXPORT_BYTES + unfinished * ANSWER_BYTES
     }
 
     /// Tells whether a call of the peer has succeeded that only a holder of a reference can make.

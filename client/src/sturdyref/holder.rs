@@ -5,9 +5,10 @@
 //! reference itself, which is verified separately.
 
 use super::refused::Flaw;
+use super::verify::is_signed;
 use super::{ClusterId, PublicKey, Refused, Sturdyref};
 use capnp::Error;
-use ed25519_dalek::{Signature, Signer, SigningKey};
+use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 
 const HOLDER_DOMAIN: &[u8] = b"capstead holder proof v1";
@@ -53,9 +54,10 @@ impl Sturdyref {
         }
         let message = self.proof_message(challenge);
         for (holder, signature) in caveats.holders().iter().zip(signatures) {
-            let signature = Signature::from_bytes(signature);
             let holder = holder.point().map_err(|_| REFUSED)?;
-            holder.verify_strict(&message, &signature).map_err(|_| REFUSED)?;
+            if !is_signed(&holder, &message, signature) {
+                return Err(REFUSED);
+            }
         }
         Ok(())
     }

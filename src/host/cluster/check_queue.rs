@@ -3,13 +3,14 @@
 //! All who reach a port may show texts, and a check takes some of the host's time even if it ends
 //! with a refusal. If checks ran as soon as they come, a pass would take longer the more strangers
 //! there are, and every honest call would wait for several passes. In a queue, only those who
-//! restore something wait for each other.
+//! restore something wait for each other. Each caller has a row in it, and the rows have their
+//! turns one after the other, so that nobody waits for all that another one has asked for.
 //!
 //! References whose signatures were found good lately have a queue of their own, since clients that
 //! connect again show them. So they don't wait for those that nobody knows.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
@@ -20,7 +21,39 @@ use crate::host::base::fault::Fault;
 /// reference has many links or holders.
 const AT_ONCE: usize = 4;
 
-type Queue = RefCell<VecDeque<oneshot::Sender<()>>>;
+type Turn = oneshot::Sender<()>;
+
+/// The checks that wait, of each caller.
+#[derive(Default)]
+struct Rows {
+    of: HashMap<u32, VecDeque<Turn>>,
+    /// The callers that have a row, in the order of their next turns.
+    order: VecDeque<u32>,
+}
+
+type Queue = RefCell<Rows>;
+
+impl Rows {
+    fn push(&mut self, caller: u32, turn: Turn) {
+        let row = self.of.entry(caller).or_default();
+        if row.is_empty() {
+            self.order.push_back(caller);
+        }
+        row.push_back(turn);
+    }
+
+    fn pop(&mut self) -> Option<Turn> {
+        let caller = self.order.pop_front()?;
+        let row = self.of.get_mut(&caller)?;
+        let turn = row.pop_front();
+        if row.is_empty() {
+            self.of.remove(&caller);
+        } else {
+            self.order.push_back(caller);
+        }
+        turn
+    }
+}
 
 /// The knowledge that a host has of a reference before its check.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,14 +71,19 @@ pub(in crate::host) struct CheckQueue {
 }
 
 impl CheckQueue {
-    /// Waits for the turn of a check.
-    pub(in crate::host) async fn turn(self: &Rc<Self>, shown: Familiarity, fault: &Rc<Fault>) {
+    /// Waits for the turn of a check that this caller has asked for.
+    pub(in crate::host) async fn turn(
+        self: &Rc<Self>,
+        caller: u32,
+        shown: Familiarity,
+        fault: &Rc<Fault>,
+    ) {
         let (turn, comes) = oneshot::channel();
         let queue = match shown {
             Familiarity::Known => &self.known,
             Familiarity::Unknown => &self.unknown,
         };
-        queue.borrow_mut().push_back(turn);
+        queue.borrow_mut().push(caller, turn);
         if !self.runs.replace(true) {
             fault.watch(self.clone().run());
         }
@@ -67,7 +105,7 @@ impl CheckQueue {
 fn give_turns(queue: &Queue) -> bool {
     let mut given = 0;
     while given < AT_ONCE
-        && let Some(turn) = queue.borrow_mut().pop_front()
+        && let Some(turn) = queue.borrow_mut().pop()
     {
         // Nobody takes the turn of a call that was cut.
         given += usize::from(turn.send(()).is_ok());
@@ -83,9 +121,19 @@ mod tests {
     type Turns = Rc<RefCell<Vec<usize>>>;
 
     fn wait(queue: &Rc<CheckQueue>, turns: &Turns, number: usize, shown: Familiarity) {
+        wait_as(1, queue, turns, number, shown);
+    }
+
+    fn wait_as(
+        caller: u32,
+        queue: &Rc<CheckQueue>,
+        turns: &Turns,
+        number: usize,
+        shown: Familiarity,
+    ) {
         let (queue, fault, turns) = (queue.clone(), Rc::default(), turns.clone());
         tokio::task::spawn_local(async move {
-            queue.turn(shown, &fault).await;
+            queue.turn(caller, shown, &fault).await;
             turns.borrow_mut().push(number);
         });
     }
@@ -115,6 +163,32 @@ mod tests {
         wait(&queue, &turns, 101, Familiarity::Unknown);
         while turns.borrow().len() < 102 {
             tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn nobody_waits_for_all_that_another_caller_has_asked_for() {
+        let (queue, turns) = (Rc::new(CheckQueue::default()), Turns::default());
+        for shown in [Familiarity::Known, Familiarity::Unknown] {
+            turns.take();
+            for number in 0..10_000 {
+                wait_as(number as u32 % 3, &queue, &turns, number, shown);
+            }
+            tokio::task::yield_now().await;
+            wait_as(7, &queue, &turns, 10_000, shown);
+            wait_as(7, &queue, &turns, 10_001, shown);
+            while !turns.borrow().contains(&10_001) {
+                tokio::task::yield_now().await;
+            }
+            assert!(turns.borrow().len() < 40, "{} came first", turns.borrow().len());
+            while turns.borrow().len() < 10_002 {
+                tokio::task::yield_now().await;
+            }
+            for caller in 0..3 {
+                let turns = turns.borrow();
+                let own = |turn: &&usize| **turn < 10_000 && **turn % 3 == caller;
+                assert!(turns.iter().filter(own).is_sorted());
+            }
         }
     }
 }

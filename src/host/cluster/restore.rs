@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
+use zeroize::Zeroizing;
 
 use super::agent::Agent;
 use super::check_queue::Familiarity;
@@ -58,13 +59,14 @@ impl Agent {
     }
 
     /// Waits until the reference may be checked: it is perhaps a stranger that shows it.
+    /// Said at the start of a call.
     pub(super) async fn wait_for_turn(&self, reference: Option<&Sturdyref>) {
-        let keys = self.keys();
+        let (caller, keys) = (membrane::caller(), self.keys());
         let shown = match reference {
             Some(reference) if self.verified.knows(&keys, reference) => Familiarity::Known,
             _ => Familiarity::Unknown,
         };
-        self.checks.turn(shown, &self.vat.fault).await;
+        self.checks.turn(caller, shown, &self.vat.fault).await;
     }
 
     /// Checks a reference and gives what it refers to. Nothing wakes.
@@ -110,16 +112,17 @@ impl Agent {
     /// up when the proofs are there: only its holders learn whether it is in force.
     pub(in crate::host) fn challenge(
         self: &Rc<Self>,
-        bytes: &[u8],
+        reference: std::result::Result<Sturdyref, Refused>,
     ) -> Result<([u8; 32], restoration::Client)> {
-        let begun = self.verify(Sturdyref::from_bytes(bytes)).and_then(|(reference, verified)| {
+        let begun = self.verify(reference).and_then(|(reference, verified)| {
             let takes_proof = !verified.caveats.holders().is_empty();
             takes_proof.then_some(reference).ok_or_else(refused)
         });
         let reference = begun.inspect_err(|_| self.vat.metrics.restores_refused_total.add(1))?;
         let challenge = random()?;
         let until = self.vat.clock.now_ms().saturating_add(PROOF_SECS * 1000);
-        let reference = Cell::new(Some(reference));
+        let bytes = Zeroizing::new(reference.expose_bytes().to_vec());
+        let reference = Cell::new(Some(bytes));
         let waiting = Restoration { agent: self.clone(), reference, challenge, until };
         Ok((challenge, membrane::serve(Rc::new(waiting))))
     }
@@ -233,8 +236,8 @@ fn refused() -> capnp::Error {
 /// A restoration that waits for the holders' proofs.
 struct Restoration {
     agent: Rc<Agent>,
-    /// The reference, until the one attempt takes it.
-    reference: Cell<Option<Sturdyref>>,
+    /// The bytes of the reference, until the one attempt takes them.
+    reference: Cell<Option<Zeroizing<Vec<u8>>>>,
     challenge: [u8; 32],
     /// The last millisecond in which a proof is taken.
     until: u64,
@@ -250,6 +253,7 @@ impl restoration::Server for Restoration {
         let reference = reference.filter(|_| self.agent.vat.clock.now_ms() <= self.until);
         let reference = reference
             .ok_or_else(|| failed("this challenge was used, or is too old: ask for another one"))?;
+        let reference = Sturdyref::from_bytes(&reference)?;
         let signatures = params.get()?.get_signatures()?.iter();
         let signatures = signatures.map(|signature| {
             signature?.try_into().map_err(|_| capnp::Error::from(Refused::by_grant()))

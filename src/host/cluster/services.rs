@@ -131,9 +131,9 @@ impl host::Server for Agent {
         params: host::ChallengeParams,
         mut results: host::ChallengeResults,
     ) -> Result<()> {
-        let bytes = params.get()?.get_sturdy_ref()?;
-        self.wait_for_turn(Sturdyref::from_bytes(bytes).ok().as_ref()).await;
-        let begun = Agent::challenge(&self, bytes)?;
+        let reference = Sturdyref::from_bytes(params.get()?.get_sturdy_ref()?);
+        self.wait_for_turn(reference.as_ref().ok()).await;
+        let begun = Agent::challenge(&self, reference)?;
         results.get().set_challenge(&begun.0);
         results.get().set_restoration(begun.1);
         Ok(())
@@ -246,7 +246,7 @@ impl restorer::Server for Agent {
         let reference = self.read(text).await?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
-            let begun = Agent::challenge(&self, reference.reference().expose_bytes())?;
+            let begun = Agent::challenge(&self, Ok(reference.into_reference()))?;
             results.get().set_challenge(&begun.0);
             results.get().set_restoration(begun.1);
             return Ok(());
@@ -274,13 +274,12 @@ impl Agent {
         Ok(Right::new(Some(grant), caveats))
     }
 
-    /// The reference of a text that somebody shows, when the turn of its check has come. A text of
-    /// another cluster, or with an unknown key, goes no further.
+    /// The reference of a text that somebody shows, when the turn of its check has come. One of
+    /// another cluster, or with an unknown key, is refused at once.
     async fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
-        let reference = TextReference::parse(text.to_str().unwrap_or_default());
-        self.wait_for_turn(reference.as_ref().ok().map(TextReference::reference)).await;
-        let reference = reference?;
+        let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
         self.claimed(reference.reference())?;
+        self.wait_for_turn(Some(reference.reference())).await;
         Ok(reference)
     }
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use capstead_client::{Connection, namespace};
 
-use super::file::counter;
+use super::file::{counter, grants};
 use super::{contents, counters, done, large, refused, text, texts};
 use crate::support::calls::{by_name, increment, run};
 use crate::support::{capstead, eventually, refused_start, scratch, serve_command, serve_with};
@@ -41,6 +41,37 @@ fn a_restored_backup_is_the_same_cluster() {
         assert_eq!(increment(&by_name(&counters, "x")).await.expect("the reference is good"), 6);
     });
     assert_eq!(served.counters().split('#').nth(1), reference.split('#').nth(1));
+}
+
+// More grants than one batch of writes takes, 16 MiB, go the whole way: in, into a backup, out of
+// it, and into another server.
+#[test]
+fn a_namespace_with_very_many_grants_is_backed_up_restored_and_imported() {
+    const COUNT: u32 = 90_000;
+    let (folder, data) = scratch();
+    counters(&data, &[], &[("x", 5)]).stop();
+    let path = |name| folder.path().join(name);
+    let (file, backup, export) = (path("grants"), path("backup"), path("export"));
+    let (restored, other) = (path("restored.data"), path("other.data"));
+    fs::write(&file, grants("Counter", COUNT)).expect("it is written");
+    let import = ["import", text(&file), "--replace", "--grants", "replace"];
+    let said = done(&data, &import);
+    assert!(said.contains(&format!("{COUNT} brought")), "{said}");
+    let grants_of = |data: &Path| {
+        let all = contents(data);
+        all.into_iter().filter(|record| record.1 == 2 && record.3.len() > 200).collect::<Vec<_>>()
+    };
+    let before = grants_of(&data);
+    assert_eq!(before.len(), COUNT as usize);
+    done(&data, &["backup", text(&backup)]);
+    assert!(fs::metadata(&backup).expect("it is there").len() > 20 << 20);
+    let output = capstead(["restore", text(&backup), text(&restored)]).output().expect("it runs");
+    assert!(output.status.success(), "{:?}", texts(&output));
+    assert!(grants_of(&restored) == before, "the restored ones are others");
+    done(&restored, &["export", text(&export), "--all"]);
+    counters(&other, &[], &[]).stop();
+    done(&other, &["import", text(&export), "--replace", "--grants", "replace"]);
+    assert!(grants_of(&other) == before, "the imported ones are others");
 }
 
 // A restore is killed midway, into a directory that existed, like a mount point. Nothing opens the
@@ -77,6 +108,51 @@ fn what_a_killed_restore_left_is_not_served_and_not_in_the_way() {
     assert!(output.status.success(), "{:?}", texts(&output));
     assert_eq!(contents(&restored), before);
     assert!(texts(&restore().output().expect("it runs")).1.contains("is not empty"));
+}
+
+// A backup has the keys of the cluster in it. One that is killed, at whatever moment, leaves no
+// file of that behind.
+#[test]
+fn a_killed_backup_leaves_no_file() {
+    const KILLED: u32 = 12;
+    let (folder, data) = scratch();
+    drop(counters(&data, &[], &[("x", 5)]));
+    let big = folder.path().join("big");
+    for n in 0..4 {
+        fs::write(&big, counter(&format!("big{n}"), n, &large())).expect("it is written");
+        done(&data, &["import", text(&big)]);
+    }
+    let place = folder.path().join("place");
+    fs::create_dir(&place).expect("it is made");
+    let names = || {
+        let names = fs::read_dir(&place).expect("it is there");
+        names.map(|name| name.expect("it is there").file_name()).collect::<Vec<_>>()
+    };
+    let (file, before) = (place.join("backup"), std::time::Instant::now());
+    done(&data, &["backup", text(&file)]);
+    let (whole, length) = (before.elapsed(), fs::metadata(&file).expect("it is there").len());
+    fs::remove_file(&file).expect("it is there");
+    let mut cut_short = 0;
+    for number in 0..KILLED {
+        let mut backup = capstead(["backup", text(&file), "--data", text(&data)]);
+        let mut backup = backup.stdout(Stdio::null()).spawn().expect("it starts");
+        // Moments from the first to the last, which is behind the end.
+        std::thread::sleep(whole * number / (KILLED - 2));
+        backup.kill().expect("it is ours");
+        let ended = backup.wait().expect("it is ours").success();
+        match fs::metadata(&file) {
+            // It has its name once it is whole.
+            Ok(there) => {
+                assert_eq!(there.len(), length, "kill {number}");
+                fs::remove_file(&file).expect("it is there");
+            }
+            Err(_) => assert!(!ended, "kill {number}"),
+        }
+        cut_short += u32::from(!ended);
+        assert_eq!(names(), [] as [&str; 0], "kill {number}");
+    }
+    assert!(cut_short > KILLED / 3, "{cut_short} were cut short");
+    done(&data, &["backup", text(&file)]);
 }
 
 #[test]

@@ -75,6 +75,31 @@ pub(crate) fn counter(name: &str, value: i64, more: &[(Vec<u8>, Vec<u8>)]) -> Ve
     archive
 }
 
+/// An archive of the grants of a namespace: so many, each with a label of 200 bytes.
+pub(crate) fn grants(class: &str, count: u32) -> Vec<u8> {
+    let id = id(b"capstead namespace v1", class, "");
+    let mut archive = MAGIC.to_vec();
+    let head = [&[1][..], &[0; 8], &[0; 32], &1_u16.to_le_bytes(), b"by hand"].concat();
+    frame(&mut archive, &head);
+    frame(&mut archive, &[2 + 1, 0, 0]);
+    frame(&mut archive, &[&[4][..], &[id[1], id[0]], &[1], &[0; 32]].concat());
+    frame(&mut archive, &[&[5][..], &id].concat());
+    // Version, flags, depth, no parent, made, last restored, length of the caveats, none, label.
+    let grant = [&[4, 0, 0, 0][..], &[0; 16], &[0, 1], &[0], &[b'L'; 200]].concat();
+    for first in (0..count).step_by(1_000) {
+        let mut payload = vec![6];
+        for number in first..count.min(first + 1_000) {
+            record(&mut payload, 2, &(u128::from(number) + 1).to_be_bytes(), &grant);
+        }
+        frame(&mut archive, &payload);
+    }
+    let mut end = vec![7];
+    end.extend_from_slice(&[0; 24]);
+    end.extend_from_slice(&Sha256::digest(&archive));
+    frame(&mut archive, &end);
+    archive
+}
+
 fn frame(archive: &mut Vec<u8>, payload: &[u8]) {
     archive.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     archive.extend_from_slice(&sum(payload).to_le_bytes());
@@ -91,8 +116,12 @@ fn record(payload: &mut Vec<u8>, space: u8, key: &[u8], value: &[u8]) {
 
 /// The id of a named object (docs/storage-format.md).
 pub(crate) fn named(class: &str, name: &str) -> [u8; 16] {
+    id(b"capstead named object v1", class, name)
+}
+
+fn id(domain: &[u8], class: &str, name: &str) -> [u8; 16] {
     let mut hash = Sha256::new();
-    hash.update(b"capstead named object v1");
+    hash.update(domain);
     hash.update((class.len() as u32).to_be_bytes());
     hash.update(class);
     hash.update(name);

@@ -124,6 +124,36 @@ impl Peer {
         .await
     }
 
+    /// One that answers the first text with so many pings, and reads none of what comes meanwhile.
+    /// It answers the second one with the bytes of pongs that came before that.
+    pub(super) async fn pinging(bytes: usize) -> Self {
+        Self::start(async move |stream, _| {
+            let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+            let mut pongs = 0;
+            let mut said_before = false;
+            while let Some(Ok(message)) = socket.next().await {
+                match message {
+                    Message::Pong(pong) => pongs += pong.len(),
+                    Message::Text(_) if said_before => {
+                        let text = format!("{} MiB of pongs", pongs >> 20);
+                        socket.send(Message::text(text)).await.unwrap();
+                    }
+                    Message::Text(_) => {
+                        said_before = true;
+                        let ping = [&[0x89, 125][..], &[b'x'; 125]].concat().repeat(512);
+                        for _ in 0..bytes / ping.len() {
+                            // The client reads on, whatever becomes of its pongs.
+                            socket.get_mut().write_all(&ping).await.unwrap();
+                        }
+                        socket.send(Message::text("flooded")).await.unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        })
+        .await
+    }
+
     /// Waits until nobody is connected.
     pub(super) async fn left(&self) {
         while self.open.get() > 0 {

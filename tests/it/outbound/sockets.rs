@@ -108,3 +108,34 @@ fn a_revoked_grant_ends_the_socket() {
         .await;
     });
 }
+
+/// Pongs that the server outside doesn't read wait up to a bound, and those beyond it are left out.
+/// The socket goes on.
+#[test]
+fn a_server_that_pings_and_reads_nothing_takes_a_bounded_place() {
+    const FLOOD: usize = 64 << 20;
+    run(async {
+        let peer = Peer::pinging(FLOOD).await;
+        with_server(
+            (1, &[&peer.origin]),
+            |_| {},
+            async |running, _| {
+                bind(running, "caller/a", &peer.origin).await;
+                ask(running, "caller/a/open").await;
+                get(running, "caller/a/say?text=flood").await;
+                until(running, "caller/a/heard", |said| said.contains("flooded")).await;
+                get(running, "caller/a/say?text=after").await;
+                let heard = async |is: &dyn Fn(&str) -> bool| {
+                    until(running, "caller/a/heard", |said| is(said)).await;
+                    get(running, "caller/a/heard").await
+                };
+                let said = heard(&|said| said.contains("of pongs")).await;
+                let mib = said.split('"').find_map(|text| text.strip_suffix(" MiB of pongs"));
+                let mib: usize = mib.expect("it was counted").parse().unwrap();
+                // Beside the object's own place, two sockets of the system hold some.
+                assert!(mib < FLOOD >> 21, "{said}");
+            },
+        )
+        .await;
+    });
+}

@@ -121,8 +121,8 @@ fn fate(
     (!instance.requests.runs(&id)).then_some(Oldest::Over(id))
 }
 
-/// Forgets ids whose time is over, the oldest first, in the open turn of the object: `most` at
-/// most. Gives their number. If the oldest was begun by a clock that was ahead, that is noted.
+/// Forgets up to `most` ids whose time is over, the oldest first, in the open turn of the object.
+/// Gives their number. If the oldest was begun by a clock that was ahead, that is noted.
 ///
 /// Something else must be written in the turn as well, if it is the instance's.
 pub(super) fn forget_oldest(instance: &Instance, most: usize) -> Result<usize> {

@@ -111,7 +111,7 @@ fn a_class_grants_and_revokes_within_its_turn() {
     });
 }
 
-/// The end without effect of a turn that took a grant back.
+/// The end of a turn that took a grant back, and has no effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Undone {
     Panics,

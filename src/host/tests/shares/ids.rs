@@ -51,8 +51,8 @@ fn an_object_keeps_so_many_ids_and_refuses_more() {
             }
         }
         let count = log().len();
-        for world in [&world, &restart()] {
-            let callers = holders(world, &mut texts).await;
+        let later = restart();
+        for callers in [callers, holders(&later, &mut texts).await] {
             assert_full(noted(&callers[4], REQUEST_IDS_MAX).await);
             assert_eq!(noted(&callers[4], 9).await.unwrap(), 9);
             call_note(&callers[4], 1).promise.await.expect("it has no id");
@@ -156,7 +156,8 @@ fn a_clock_that_was_ahead_keeps_no_share_full_for_longer() {
         noted(&callers[2], n).await.expect("they are over since they were noticed");
     });
 }
-/// The part of those who call by the root stays counted while grants come and go below it.
+
+/// The replies of calls by the root stay counted while grants come and go below it.
 #[test]
 fn a_grant_that_is_deleted_takes_nothing_off_the_share_of_its_root() {
     run(async {
