@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::puts::Puts;
 use self::script::{LAST, Record, Script, States};
@@ -63,12 +64,51 @@ enum What {
         /// Turns that may wait for the disk at a time.
         #[arg(long, default_value_t = 4)]
         in_flight: u64,
+        #[command(flatten)]
+        log: Log,
+        /// End without closing the storage, as if killed, with a log like this.
+        #[arg(long, value_enum)]
+        leave: Option<Leave>,
     },
     /// Read paths of environments from standard input, and print what each holds, as JSON.
     Check {
         #[command(flatten)]
         script: Script,
     },
+}
+
+/// The log in front of the storage; without arguments as a server has it, but without a reserve.
+#[derive(Args, Clone, Copy, Debug, Default)]
+struct Log {
+    /// The bytes that may wait to be applied.
+    #[arg(long)]
+    backlog_bytes: Option<u64>,
+    /// The milliseconds that an entry may wait to be applied.
+    #[arg(long)]
+    backlog_ms: Option<u64>,
+    /// The most bytes of a segment.
+    #[arg(long)]
+    segment_bytes: Option<u64>,
+}
+
+/// The state of the log at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Leave {
+    /// The applier has done what it happened to do.
+    Behind,
+    /// Everything was applied, and the log is still there.
+    Applied,
+}
+
+impl Log {
+    fn options(self) -> LogOptions {
+        // The lab's disks are small, and are meant to be filled.
+        let mut log = LogOptions { reserve_bytes: Some(0), ..LogOptions::default() };
+        log.backlog.bytes = self.backlog_bytes.unwrap_or(log.backlog.bytes);
+        log.backlog.age = self.backlog_ms.map_or(log.backlog.age, Duration::from_millis);
+        log.segment_bytes = self.segment_bytes.unwrap_or(log.segment_bytes);
+        log
+    }
 }
 
 /// One record, with the id of its object and the number of its space.
@@ -95,7 +135,12 @@ enum Failure {
 /// storage failed, and with 1 when the lab itself did.
 pub fn storage(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match &Options::parse_from(args).what {
-        What::Write { dir, script, turns, in_flight } => write(dir, *script, *turns, *in_flight),
+        What::Write { dir, script, turns, in_flight, log, leave } => {
+            open(dir, *log).map_err(Failure::from).and_then(|(mut store, progressed)| {
+                write(&mut store, &progressed, *script, *turns, *in_flight)?;
+                close(store, *leave)
+            })
+        }
         What::Check { script } => check(*script),
     };
     let Err(failure) = ended else { return ExitCode::SUCCESS };
@@ -107,14 +152,19 @@ pub fn storage(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Runs the turns after those that are there, and acknowledges each once it is durable.
-fn write(dir: &Path, script: Script, turns: u64, in_flight: u64) -> Result<(), Failure> {
-    let (mut store, progressed) = open(dir)?;
-    let before = applied(&store, &RefCell::new(States::new(script)))?;
+fn write(
+    store: &mut Store,
+    progressed: &Receiver<()>,
+    script: Script,
+    turns: u64,
+    in_flight: u64,
+) -> Result<(), Failure> {
+    let before = applied(store, &RefCell::new(States::new(script)))?;
     let (mut submitted, mut acknowledged) = (before, before);
     while acknowledged < turns {
         while submitted < turns && submitted - acknowledged < in_flight {
             submitted += 1;
-            turn(&mut store, script, submitted)?;
+            turn(store, script, submitted)?;
             // The first is committed alone, while the others gather.
             store.commit_submitted();
         }
@@ -129,7 +179,16 @@ fn write(dir: &Path, script: Script, turns: u64, in_flight: u64) -> Result<(), F
             return Err(failure.into());
         }
     }
-    Ok(store.close()?)
+    Ok(())
+}
+
+fn close(mut store: Store, leave: Option<Leave>) -> Result<(), Failure> {
+    let Some(leave) = leave else { return Ok(store.close()?) };
+    if leave == Leave::Applied {
+        // A snapshot has everything.
+        store.reader().ok_or(StorageError::Closed)?.snapshot(|_| Ok(()))?;
+    }
+    std::process::exit(0)
 }
 
 /// Prints one line by one system call, so that a trace has it at the right place.
@@ -151,15 +210,14 @@ fn turn(store: &mut Store, script: Script, number: u64) -> Result<(), StorageErr
     Ok(())
 }
 
-fn open(dir: &Path) -> Result<(Store, Receiver<()>), StorageError> {
+fn open(dir: &Path, log: Log) -> Result<(Store, Receiver<()>), StorageError> {
     // One token is enough: the receiver then checks everything that has happened.
     let (progress, progressed) = sync_channel(1);
     let on_progress = Box::new(move || {
         // If there is a token already, nothing is lost.
         let _ = progress.try_send(());
     });
-    // The lab's disks are small, and are meant to be filled.
-    let log = LogOptions { reserve_bytes: Some(0), ..LogOptions::default() };
+    let log = log.options();
     let options = StoreOptions { name: "lab".to_owned(), log, metrics: Arc::default() };
     Ok((Store::open(dir, options, on_progress)?, progressed))
 }
@@ -169,7 +227,7 @@ fn open(dir: &Path) -> Result<(Store, Receiver<()>), StorageError> {
 /// # Errors
 /// The storage can't be opened, or fails. Nothing was changed.
 pub fn records(dir: &Path, mut visit: impl FnMut(OnDisk)) -> error::Result<()> {
-    let (mut store, _progressed) = open(dir)?;
+    let (mut store, _progressed) = open(dir, Log::default())?;
     let mut objects = Vec::new();
     store.objects(&mut |object, _, _| objects.push(object))?;
     let reader = store.reader().ok_or(StorageError::Closed)?;
@@ -201,7 +259,7 @@ fn check(script: Script) -> Result<(), Failure> {
 /// The number of turns that are there. It checks before it opens, as a server does.
 fn check_one(dir: &Path, states: &RefCell<States>) -> Result<u64, Failure> {
     storage::check(dir, Kind::Objects, Owner::ours())?;
-    let (mut store, _progressed) = open(dir)?;
+    let (mut store, _progressed) = open(dir, Log::default())?;
     let applied = applied(&store, states)?;
     store.close()?;
     Ok(applied)

@@ -4,8 +4,12 @@
 //! every acknowledged write must be there, and the process must have ended with code 3 or refuse
 //! calls. Once there is room again everything must still be there, and writes and deletions must
 //! work.
+//!
+//! A server with a reserve refuses growth before that. Writes that grow nothing go on then, however
+//! many there are, and even when another program has taken the reserve.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::PathBuf;
 
 use futures::StreamExt;
@@ -18,17 +22,23 @@ use crate::lab::{Counts, Found, add, ensure, quick_scratch, runs};
 use crate::load::Recorder;
 use crate::options::Tier;
 use crate::support::calls::{by_name, connect, run as run_calls};
+use crate::support::random::Random;
 use crate::support::{Process, Served, serve_with};
-use crate::writer::{IN_FLIGHT, Script, acknowledged};
+use crate::writer::{End, IN_FLIGHT, Log, Script, acknowledged};
 
 /// Enough to fill a few megabytes before all of them are written.
 const KEYS: u64 = 4_000;
 const TURNS: u64 = 100_000;
-const SIZE_KIB: u64 = 4_096;
+const SIZE_KIB: u64 = 6_144;
 /// The size of the file beside the data that is removed to make room.
 const BALLAST_KIB: u64 = 2_816;
 /// Calls of the client under way at a time.
 const CALLS: usize = 64;
+/// The space that a server leaves free; more than the log needs for a few segments.
+const RESERVE: [&str; 2] = ["--reserve", "1MiB"];
+/// Writes that grow nothing, of which each entry has a few: their log is several times as long as
+/// the disk.
+const OVERWRITES: u64 = 20_000;
 
 /// A kind of file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +51,7 @@ pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     let kinds: &[Kind] = tier.pick(&[Kind::Memory], &[Kind::Memory, Kind::Ext4]);
     let mut counts = Counts::new();
     for kind in kinds {
-        for fill in [fill_storage, fill_server] {
+        for fill in [fill_storage, fill_server, overwrite] {
             let disk = Disk::new(*kind);
             let more = fill(&disk, seed).map_err(|error| format!("{kind:?}: {error}"))?;
             add(&mut counts, more);
@@ -86,6 +96,13 @@ impl Disk {
         self.path.join("ballast")
     }
 
+    /// Takes all that is left, as another program may.
+    fn fill(&self) {
+        let ballast = OpenOptions::new().append(true).open(self.ballast());
+        let mut ballast = ballast.expect("the ballast is there");
+        while ballast.write_all(&[1; 4_096]).is_ok() {}
+    }
+
     fn make_room(&self) {
         fs::remove_file(self.ballast()).expect("the ballast is there");
     }
@@ -107,8 +124,8 @@ fn must(program: &str, args: &[&str]) {
 fn fill_storage(disk: &Disk, seed: u64) -> Found {
     let script = Script { seed, keys: KEYS };
     let environment = disk.path.join("e");
-    script.make(&environment);
-    let mut process = Process::start(script.write(&environment, TURNS));
+    script.make(&environment, 0, Log::Usual, End::InOrder);
+    let mut process = Process::start(script.write(&environment, TURNS, Log::Usual));
     let status = process.wait();
     let (acknowledged, stderr) = (acknowledged(&process.stdout()), process.stderr());
     ensure(status.code() == Some(3), || format!("a full disk ended it with {status}: {stderr}"))?;
@@ -121,7 +138,7 @@ fn fill_storage(disk: &Disk, seed: u64) -> Found {
     })?;
     // This many turns include deletions.
     let more = applied + 100;
-    let mut process = Process::start(script.write(&environment, more));
+    let mut process = Process::start(script.write(&environment, more, Log::Usual));
     let status = process.wait();
     ensure(status.success(), || format!("with room it ended with {status}: {}", process.stderr()))?;
     let applied = checker.look(&environment)?;
@@ -158,6 +175,63 @@ fn fill_server(disk: &Disk, _seed: u64) -> Found {
     let counts = recorder.check("full")?;
     ensure(counts["acknowledged"] > names.len() as u64, || "not all could be read".to_owned())?;
     Ok(counts)
+}
+
+/// A server with a reserve: new counters until one is refused, then increments of these, then the
+/// same once the disk has no room at all, and after a restart there.
+fn overwrite(disk: &Disk, seed: u64) -> Found {
+    let data = disk.path.join("data");
+    let recorder = Recorder::new();
+    let mut random = Random::from_seed(seed);
+    let mut served = serve_with(&data, &RESERVE);
+    let mut names = run_calls(new_counters(&served, &recorder));
+    // Of those at the end some were refused, and aren't there.
+    names.truncate(names.len() - CALLS);
+    ensure(names.len() > CALLS, || format!("only {} counters could be made", names.len()))?;
+    for life in 0..2 {
+        run_calls(increments(&served, &recorder, &names, &mut random));
+        if life == 0 {
+            disk.fill();
+        }
+        run_calls(increments(&served, &recorder, &names, &mut random));
+        let (code, _, stderr) = served.stop();
+        ensure(code == Some(0), || {
+            format!("without room to grow it ended with {code:?}: {stderr}")
+        })?;
+        served = serve_with(&data, &RESERVE);
+    }
+    run_calls(recorder.read(&served, &names));
+    let counts = recorder.check("full")?;
+    let unknown = counts.get("unknown").copied().unwrap_or(0);
+    let refused = counts.get("refused").copied().unwrap_or(0);
+    ensure(unknown == 0, || format!("{unknown} calls were not answered"))?;
+    ensure((1..=CALLS as u64).contains(&refused), || {
+        format!("{refused} calls were refused, and only new counters may be")
+    })?;
+    Ok(counts)
+}
+
+/// Increments these counters in any order, with several calls under way.
+async fn increments(
+    served: &Served,
+    recorder: &std::rc::Rc<Recorder>,
+    names: &[String],
+    random: &mut Random,
+) {
+    let (_connection, counters) = connect(served).await;
+    let client = recorder.client();
+    let mut in_flight = FuturesUnordered::new();
+    for _ in 0..OVERWRITES {
+        let name = &names[random.below(names.len() as u64) as usize];
+        let counter = by_name(&counters, name);
+        in_flight.push(recorder.call(client, name, &counter, Call::Increment(1)));
+        if in_flight.len() >= CALLS
+            && let Some(Outcome::Unknown) = in_flight.next().await
+        {
+            return;
+        }
+    }
+    while in_flight.next().await.is_some() {}
 }
 
 /// Increments counters that don't exist yet, until none can be made; returns their names.

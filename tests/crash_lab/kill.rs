@@ -2,7 +2,8 @@
 //!
 //! Several clients call several counters and record the results. After each death the next server
 //! must start soon, and the counters are read. In the end one order of all calls, over all lives of
-//! the server, must explain every result.
+//! the server, must explain every result. Some lives apply their log all the time, some seldom, and
+//! some never.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,11 +15,14 @@ use crate::load::{Recorder, load};
 use crate::options::Tier;
 use crate::support::calls::{connect, run as run_calls};
 use crate::support::random::Random;
-use crate::support::{Served, now, scratch, serve};
+use crate::support::{Served, now, scratch, serve_with};
 
 const CYCLES: usize = 100;
 const CLIENTS: usize = 4;
 const COUNTERS: usize = 3;
+/// The backlogs of the lives of the server, in turn.
+const BACKLOGS: [&[&str]; 3] =
+    [&["--log-backlog", "64KiB", "--log-age", "1ms"], &[], &["--log-age", "1h"]];
 /// The limit for the second slowest of a hundred starts.
 const RESTART: Duration = Duration::from_secs(2);
 
@@ -27,12 +31,12 @@ pub(crate) fn run(_tier: Tier, seed: u64) -> Found {
     let names: Vec<String> = (0..COUNTERS).map(|number| format!("counter-{number}")).collect();
     let (_folder, data) = scratch();
     let recorder = Recorder::new();
-    let mut served = serve(&data);
+    let mut served = serve_with(&data, &[]);
     let mut restarts = Vec::new();
-    for _ in 0..CYCLES {
+    for cycle in 0..CYCLES {
         run_calls(live_and_die(&mut served, &recorder, &names, &mut random));
         let died = now();
-        served = serve(&data);
+        served = serve_with(&data, BACKLOGS[cycle % BACKLOGS.len()]);
         restarts.push(died.elapsed());
         run_calls(recorder.read(&served, &names));
     }

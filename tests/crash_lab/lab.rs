@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use tempfile::TempDir;
 
 use crate::options::Tier;
-use crate::{full, inject, inject_server, kill, replay, rot};
+use crate::{full, inject, inject_server, kill, replay, rot, rot_log};
 
 /// The counts of a lab, by name.
 pub(crate) type Counts = BTreeMap<&'static str, u64>;
@@ -69,7 +69,11 @@ impl Lab {
             }
             Self::Full => full::run(tier, seed),
             Self::Replay => replay::run(tier, seed),
-            Self::Rot => rot::run(tier, seed),
+            Self::Rot => {
+                let mut counts = rot::run(tier, seed)?;
+                add(&mut counts, rot_log::run(tier, seed)?);
+                Ok(counts)
+            }
         }
     }
 }

@@ -5,10 +5,12 @@
 //! it.
 
 mod checker;
+mod folder;
 mod full;
 mod history;
 mod images;
 mod inject;
+mod inject_judge;
 mod inject_server;
 mod kill;
 mod lab;
@@ -18,11 +20,13 @@ mod load;
 mod options;
 mod replay;
 mod rot;
+mod rot_log;
 mod strace;
 #[path = "../support/mod.rs"]
 mod support;
 mod trace;
 mod writer;
+mod wrong;
 
 use std::io::Write;
 use std::ops::RangeInclusive;

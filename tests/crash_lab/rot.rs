@@ -1,4 +1,4 @@
-//! The lab `rot`: a byte of the data file has changed. Does a reader ever get wrong data?
+//! The lab `rot`, first part: a bit of LMDB's file has changed. Does a reader ever get wrong data?
 //!
 //! A reader must get the data that were written, or an error. A process that dies has returned no
 //! wrong answer; it is counted.
@@ -10,11 +10,11 @@
 use std::fs;
 
 use crate::checker::Checker;
+use crate::folder::DATA;
 use crate::lab::{Counts, Found, ensure, quick_scratch};
 use crate::options::Tier;
-use crate::support::Process;
 use crate::support::random::Random;
-use crate::writer::Script;
+use crate::writer::{End, Log, Script};
 
 const TURNS: u64 = 80;
 const KEYS: u64 = 8;
@@ -27,9 +27,8 @@ pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     let changes = tier.pick(600, 20_000);
     let (folder, script) = (quick_scratch(), Script { seed, keys: KEYS });
     let environment = folder.path().join("environment");
-    let mut process = Process::start(script.write(&environment, TURNS));
-    ensure(process.wait().success(), || process.stderr())?;
-    let data = environment.join("data.mdb");
+    script.make(&environment, TURNS, Log::Usual, End::InOrder);
+    let data = environment.join(DATA);
     let whole = fs::read(&data).expect("the data are there");
     let (mut random, mut checker) = (Random::from_seed(seed), Checker::new(script.arguments()));
     let mut counts = Counts::new();

@@ -4,26 +4,29 @@
 //! its exit code and the signals to it are not strace's.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support;
 
-/// Every call that can change a file's bytes, length or durability, and those that open it.
+/// Every call that can change a file's bytes, length, name or durability, and those that open it.
 const WRITES: &str = "trace=openat,open,creat,lseek,write,pwrite64,writev,pwritev,pwritev2,fsync,\
-                      fdatasync,sync_file_range,msync,ftruncate,fallocate,copy_file_range,sendfile";
+                      fdatasync,sync_file_range,msync,ftruncate,fallocate,copy_file_range,sendfile,\
+                      rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlink,symlinkat";
+/// The calls of the storage that may fail.
+const FAILING: &str = "trace=openat,pwrite64,pwritev,writev,write,fsync,fdatasync,rename,unlink";
 
 /// The task of strace for a command.
 #[derive(Clone, Debug)]
 pub(crate) enum How<'a> {
     /// Records all calls, with all bytes.
     Record,
-    /// Makes one call on this file fail, or kill the process; records the calls on the file.
+    /// Makes one call on these files fail, or kill the process; records the calls on them.
     Inject {
         /// The fault, such as `fdatasync:error=EIO:when=3`.
         what: String,
-        /// The only file whose calls count.
-        file: &'a Path,
+        /// The only files whose calls count, each thread's on its own.
+        files: &'a [PathBuf],
     },
 }
 
@@ -36,10 +39,12 @@ pub(crate) fn under(how: &How<'_>, trace: &Path, command: &Command) -> Command {
             // Strings in full: no value of the lab is longer than this.
             traced.args(["--seccomp-bpf", "-y", "-xx", "-s", "10000000", "-e", WRITES]);
         }
-        How::Inject { what, file } => {
+        How::Inject { what, files } => {
             // Without `--seccomp-bpf`, which delivers no signals.
-            traced.args(["-s", "0", "-e", "trace=pwrite64,pwritev,writev,write,fsync,fdatasync"]);
-            traced.arg("-P").arg(file).args(["-e", &format!("inject={what}")]);
+            traced.args(["-s", "0", "-e", FAILING, "-e", &format!("inject={what}")]);
+            for file in *files {
+                traced.arg("-P").arg(file);
+            }
         }
     }
     traced.arg("--").arg(command.get_program()).args(command.get_args());

@@ -54,6 +54,8 @@ pub(crate) struct LogOptions {
     pub(crate) reserve_bytes: Option<u64>,
     /// The size and age of what may wait to be applied.
     pub(crate) backlog: Backlog,
+    /// The most bytes of a segment, unless one entry needs more.
+    pub(crate) segment_bytes: u64,
     /// The access: reading alone, or writing too.
     pub(crate) access: Access,
     /// The user that the data belong to, and that writes them.
@@ -67,6 +69,7 @@ impl Default for LogOptions {
             map_bytes: MAP_BYTES,
             reserve_bytes: None,
             backlog: Backlog::default(),
+            segment_bytes: segments::BYTES_MAX,
             access: Access::Full,
             owner: Owner::ours(),
         }
@@ -171,7 +174,7 @@ impl LocalLog {
         getrandom::fill(&mut nonce)
             .map_err(|error| StorageError::Panicked(format!("no random bytes: {error}")))?;
         nonce[0] |= 1;
-        let segments = Segments::begin(self.env.path())?;
+        let segments = Segments::begin(self.env.path(), self.options.segment_bytes)?;
         self.applied.watch(segments.watched());
         let last = End { segment: segments::FIRST, ..End::default() };
         let state = LogState { nonce, applied: last };
@@ -300,10 +303,13 @@ impl Drop for LocalLog {
         if !is_whole || self.failure.is_some() {
             return;
         }
-        let closed = self.env.write(|changes| set_log(changes, Some(nonce), None));
-        if closed.is_ok() {
-            // The next opening does it otherwise.
-            let _ = segments::give_up_before(self.env.path(), u64::MAX);
+        match self.env.write(|changes| set_log(changes, Some(nonce), None)) {
+            Ok(()) => {
+                // The next opening does it otherwise.
+                let _ = segments::give_up_before(self.env.path(), u64::MAX);
+            }
+            // Nothing is lost, but the disk is broken, which the end of the process must say.
+            Err(failure) => self.applied.fail(failure),
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn replay(
     log: &LogState,
     visit: &mut dyn FnMut(Entry, End) -> Result<()>,
 ) -> Result<()> {
-    let mut walk = Walk { log, last: None, visit };
+    let mut walk = Walk { log, last: None, lost: None, visit };
     let first = log.applied.segment;
     let numbers = segments::list(dir)?;
     if !numbers.contains(&first) {
@@ -58,13 +58,16 @@ struct Walk<'a> {
     log: &'a LogState,
     /// The number and sum of the last entry.
     last: Option<(u64, Sum)>,
+    /// The number of a first entry that can't be read, by the one after it.
+    lost: Option<u64>,
     visit: &'a mut dyn FnMut(Entry, End) -> Result<()>,
 }
 
 impl Walk<'_> {
     /// The number of the next entry, as far as that is known.
     fn expected(&self) -> u64 {
-        self.last.map_or(self.log.applied.number.max(1), |(number, _)| number + 1)
+        let first = self.lost.unwrap_or(self.log.applied.number.max(1));
+        self.last.map_or(first, |(number, _)| number + 1)
     }
 
     /// Reads one segment; returns false if it holds an entry that doesn't follow.
@@ -81,7 +84,21 @@ impl Walk<'_> {
             }
             at = (at + length).min(bytes.len());
         }
-        Ok(!self.has_more(segment, &bytes[at..]))
+        let is_end = !self.has_more(segment, &bytes[at..]);
+        if !is_end && self.last.is_none() {
+            self.lost = self.next_whole(segment, &bytes[at..]).map(|number| number - 1);
+        }
+        Ok(is_end)
+    }
+
+    /// The number of the first whole entry in these bytes.
+    fn next_whole(&self, segment: u64, bytes: &[u8]) -> Option<u64> {
+        (0..bytes.len()).step_by(PAGE_BYTES).find_map(|at| {
+            match find(&bytes[at..], &self.log.nonce, segment) {
+                Found::Whole(head, _) if head.number > 1 => Some(head.number),
+                _ => None,
+            }
+        })
     }
 
     fn follows(&self, head: &Head, entry: &Entry) -> bool {

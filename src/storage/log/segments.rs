@@ -29,7 +29,8 @@ const PREFIX: &str = "segment-";
 /// Two, so that a log can go from one to the other and back.
 const SPARES: [&str; 2] = ["spare-1", "spare-2"];
 const FIRST_BYTES: u64 = 256 << 10;
-const BYTES_MAX: u64 = 32 << 20;
+/// The usual limit of their length.
+pub(super) const BYTES_MAX: u64 = 32 << 20;
 /// A segment takes at most this fraction of the free room, unless it is of the first length.
 const ROOM_FRACTION: u64 = 16;
 /// Only the server's own account may read or write the data.
@@ -43,6 +44,8 @@ pub(super) const FIRST: u64 = 1;
 #[derive(Debug)]
 pub(super) struct Segments {
     dir: PathBuf,
+    /// The most bytes of a segment, unless one entry needs more.
+    most: u64,
     current: Segment,
     /// Makes the next one; `None` only while they are exchanged.
     next: Option<JoinHandle<Result<Segment>>>,
@@ -59,14 +62,15 @@ struct Segment {
 }
 
 impl Segments {
-    /// Makes the first segment in `dir`, which must hold none but spare ones.
+    /// Makes the first segment in `dir`, which must hold none but spare ones. None has more than
+    /// `most` bytes, unless one entry needs more.
     ///
     /// # Errors
     /// `Io`, `NoSpace`.
-    pub(super) fn begin(dir: &Path) -> Result<Self> {
-        let current = make(dir, FIRST, (0, FIRST_BYTES))?;
-        let next = make_ahead(dir, FIRST + 1, current.bytes * 2)?;
-        Ok(Self { dir: dir.to_owned(), current, next: Some(next) })
+    pub(super) fn begin(dir: &Path, most: u64) -> Result<Self> {
+        let current = make(dir, FIRST, (0, FIRST_BYTES.min(most)))?;
+        let next = make_ahead(dir, FIRST + 1, (current.bytes * 2).min(most))?;
+        Ok(Self { dir: dir.to_owned(), most, current, next: Some(next) })
     }
 
     /// Finds the place for an entry of this many bytes; returns the number of its segment. If no
@@ -126,7 +130,8 @@ impl Segments {
             }
             Err(error) => return Err(error),
         };
-        self.next = Some(make_ahead(&self.dir, number + 1, self.current.bytes * 2)?);
+        let wanted = (self.current.bytes * 2).min(self.most);
+        self.next = Some(make_ahead(&self.dir, number + 1, wanted)?);
         Ok(())
     }
 }
@@ -147,7 +152,7 @@ fn make_ahead(dir: &Path, number: u64, wanted: u64) -> Result<JoinHandle<Result<
     let made = move || {
         let room = Disk::of(&dir).map_or(0, |disk| disk.left / ROOM_FRACTION);
         let room = (room - room % FIRST_BYTES).max(FIRST_BYTES);
-        make(&dir, number, (0, wanted.min(BYTES_MAX).min(room)))
+        make(&dir, number, (0, wanted.min(room)))
     };
     Builder::new().name(name.clone()).spawn(made).map_err(failed)
 }
@@ -156,18 +161,20 @@ fn make_ahead(dir: &Path, number: u64, wanted: u64) -> Result<JoinHandle<Result<
 fn make(dir: &Path, number: u64, (needed, wanted): (u64, u64)) -> Result<Segment> {
     let path = path(dir, number);
     let spare = spares(dir)?.into_iter().max().filter(|(bytes, _)| *bytes >= needed.max(1));
-    let reuse = |(bytes, spare): (u64, PathBuf)| -> io::Result<(File, u64)> {
+    let reuse = |spare: PathBuf| -> io::Result<(File, u64)> {
+        // First, since another thread may give that name to a longer file at any time.
+        fs::rename(&spare, &path)?;
         let mut options = OpenOptions::new();
-        let file = Owner::ours().open_with(options.read(true).write(true), &spare)?;
+        let file = Owner::ours().open_with(options.read(true).write(true), &path)?;
         // A process that was killed may have left it without a sync.
         file.sync_all()?;
-        fs::rename(&spare, &path)?;
+        let bytes = file.metadata()?.len();
         Ok((file, bytes))
     };
     let made = match spare {
-        Some(spare) if spare.0 >= wanted => reuse(spare),
+        Some((bytes, spare)) if bytes >= wanted => reuse(spare),
         spare => match (create(&path, wanted), spare) {
-            (Err(error), Some(spare)) if disk::is_full(&error) => reuse(spare),
+            (Err(error), Some((_, spare))) if disk::is_full(&error) => reuse(spare),
             (created, _) => created.map(|file| (file, wanted)),
         },
     };

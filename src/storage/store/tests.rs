@@ -229,3 +229,16 @@ fn a_damaged_link_does_not_end_all_writing() {
     let page = store.page(ONE, &Range::all(), PageSize { entries: 9, bytes: 99 }, Page::default());
     assert_eq!(page.unwrap().len(), 1);
 }
+
+/// All writes are there, but who closes the storage must learn that its disk is broken.
+#[test]
+fn a_failure_while_the_log_is_ended_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 64 << 20, 0);
+    let account = begin(&mut store, ONE);
+    put(&mut store, &account, b"k", b"v").unwrap();
+    commit(&mut store, &progressed);
+    store.reader().unwrap().snapshot(|_| Ok(())).unwrap();
+    std::fs::rename(dir.path().join("data.mdb"), dir.path().join("aside")).unwrap();
+    assert!(matches!(store.close(), Err(StorageError::Latched(_))));
+}
