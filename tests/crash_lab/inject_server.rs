@@ -1,5 +1,5 @@
-//! The lab `inject`, second part: a whole server dies or gets an error at a write or sync of its log
-//! or of LMDB's file.
+//! The lab `inject`, second part: a whole server dies or gets an error at a write or sync of its
+//! log or of LMDB's file.
 //!
 //! Clients call its counters meanwhile. After an error no reply may come that isn't durable; the
 //! server must exit with code 3 soon, and the next one must have everything that was acknowledged.

@@ -87,8 +87,8 @@ fn a_backup_of_a_running_server_has_what_waits_in_its_log() {
 #[test]
 fn a_small_backlog_slows_calls_and_fails_none() {
     let (_folder, data) = scratch();
-    let args = ["--hosts", "1", "--log-age", "1h", "--log-backlog", "8KiB", "--metrics"];
-    let mut served = serve_with(&data, &[&args[..], &["127.0.0.1:0"]].concat());
+    let mut served =
+        serve_with(&data, &["--hosts", "1", "--log-age", "1h", "--log-backlog", "8KiB"]);
     (0..ROUNDS).for_each(|_| increment_all(&served));
     assert_all_are(&served, ROUNDS);
     assert!(served.metric("log_backlog_bytes") <= 16 << 10);

@@ -28,11 +28,16 @@ pub(crate) struct Http(BufReader<TcpStream>);
 
 impl Http {
     pub(crate) fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).expect("the gateway is reached");
+        Self::try_connect(address).expect("the gateway is reached")
+    }
+
+    /// None if nobody listens there any more.
+    pub(crate) fn try_connect(address: &str) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
         stream.set_write_timeout(Some(DEADLINE)).expect("a timeout can be set");
         stream.set_nodelay(true).expect("TCP has it");
-        Self(BufReader::new(stream))
+        Some(Self(BufReader::new(stream)))
     }
 
     /// Writes a request unchanged. A failure is ignored: the server may have closed the connection

@@ -308,7 +308,7 @@ impl Drop for LocalLog {
                 // The next opening does it otherwise.
                 let _ = segments::give_up_before(self.env.path(), u64::MAX);
             }
-            // Nothing is lost, but the disk is broken, and whoever closes the storage has to know.
+            // Nothing is lost, but the disk is broken, which the end of the process must say.
             Err(failure) => self.applied.fail(failure),
         }
     }
