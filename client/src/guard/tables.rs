@@ -60,7 +60,7 @@ pub(super) enum AnswerTo {
 const EXPORT_BYTES: usize = 512;
 
 /// Roughly the memory that an answer takes until its call is finished.
-const ANSWER_BYTES: usize = 2 << 10;
+const ANSWER_BYTES: usize = 2560;
 
 /// A call of the peer.
 enum PeerCall {
