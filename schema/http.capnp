@@ -305,8 +305,8 @@ interface WholeContext @0xe6f7f560ade48821 extends(HttpService.ClientRequestCont
 }
 
 interface WatchedStream @0xd1f0c5b27a4e9638 extends(ByteStream) {
-  # The body of a response, as gateways and objects of Capstead take it: the standard's stream, whose
-  # writer may ask to hear of its reader's end before it has more to write.
+  # The body of a response, as gateways and objects of Capstead take it: the standard's stream,
+  # whose writer may ask to hear of its reader's end before it has more to write.
 
   unread @0 ();
   # Returns when nobody reads the stream any more, since its reader has gone or it has ended. Others

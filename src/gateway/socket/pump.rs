@@ -443,16 +443,12 @@ fn wrong(error: &Error) -> Read {
 }
 
 impl Heard {
-    /// Resolves when the client was silent for so long, though it was asked by then. One that isn't
-    /// read is asked all the same: if it has gone, what is written finds that out.
+    /// Resolves when the client was silent for so long, though it was asked by then.
     async fn silence(&self, outbox: &Outbox, idle: Duration) {
         let mut asked = None;
         loop {
             if self.waits.get() {
                 self.under_way.excuse();
-                outbox.control(Message::Ping(Bytes::new()));
-                sleep_until(Instant::now() + idle / 2).await;
-                continue;
             }
             let last = self.under_way.heard();
             let quiet = last.elapsed();

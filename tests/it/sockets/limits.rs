@@ -159,35 +159,6 @@ fn a_client_is_read_no_faster_than_its_object_works() {
     }
 }
 
-/// Its object works on a message that is so large that nothing more is read meanwhile. The place of
-/// its connection is free then; the object hears of it when it has handled the message.
-#[test]
-fn a_client_that_goes_while_it_is_not_read_is_noticed() {
-    let limit = |limits: &mut capstead::HttpLimits| {
-        limits.socket_idle = Duration::from_millis(400);
-        limits.connections_per_peer = 2;
-    };
-    with_limits(1, limit, async |running| {
-        let mut client = Client::open(running, "x", "/").await;
-        client.send(&format!("wait {}", "x".repeat(300_000))).await;
-        until_it_says(running, "x/underway", json!(1)).await;
-        drop(client);
-        let mut other = Client::open(running, "y", "/").await;
-        while Client::open_with(running, "z", "/", &[]).await.is_err() {}
-        assert_eq!(get(running, "x/go").await, true);
-        until_it_says(running, "x/ends", json!(["1006 "])).await;
-        // One that stays is only slow to be answered.
-        other.send(&format!("wait {}", "x".repeat(300_000))).await;
-        until_it_says(running, "y/underway", json!(1)).await;
-        let later = Instant::now() + Duration::from_millis(1500);
-        while Instant::now() < later {
-            assert_eq!(get(running, "y/open").await, 1);
-        }
-        assert_eq!(get(running, "y/go").await, true);
-        assert_eq!(other.ask("done").await, "done");
-    });
-}
-
 /// A message is in memory for as long as its object works on it, and counts as long.
 #[test]
 fn messages_that_objects_work_on_have_no_more_room_than_bodies() {
