@@ -85,7 +85,13 @@ fn is_final(fault: Fault, trace: &str) -> Result<bool, String> {
         let committer = trace.lines().find(is_first).map(thread);
         committer == Some(thread(failed))
     };
-    Ok(failed.contains(" fdatasync(") || fault == Fault::BrokenDisk && is_of_committer())
+    // At the end it gives up the log, which the next process would do otherwise.
+    let is_listing = failed.contains("O_DIRECTORY");
+    let to = failed.rsplit_once(", ").map_or("", |(_, to)| to);
+    let is_spare = failed.contains(" rename(") && to.contains("/spare-");
+    let gives_up = is_listing || is_spare || failed.contains(" unlink(");
+    let is_broken = fault == Fault::BrokenDisk && !gives_up;
+    Ok(failed.contains(" fdatasync(") || is_broken && is_of_committer())
 }
 
 /// Checks that no sync and no write of a turn follows the call that failed: to these files at all,

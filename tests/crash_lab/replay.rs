@@ -27,7 +27,7 @@ use crate::wrong::Mistake;
 
 /// The turns that an earlier process left in its log, which is applied first.
 const TURNS_BEFORE: u64 = 30;
-const TURNS: u64 = 120;
+const TURNS: u64 = 160;
 const KEYS: u64 = 8;
 /// The images of a record with a mistake among which one must be bad.
 const MISTAKEN: usize = 5_000;
@@ -81,7 +81,8 @@ fn count(counts: &mut Counts, record: &Record) {
     add("writes", record.steps.iter().filter(is_write).count());
     add("writes of LMDB", record.steps.iter().filter(of_data).count());
     add("syncs", record.steps.iter().filter(is_sync).count());
-    let mut used = BTreeSet::new();
+    // Those that are there before were segments of an earlier process, or will be no segments.
+    let mut used: BTreeSet<usize> = (0..record.before.len()).collect();
     for step in &record.steps {
         match step {
             Step::Acknowledged(_) => add("acknowledged", 1),
