@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::clock::monotonic;
@@ -55,8 +55,8 @@ pub(crate) struct Applied {
     observer: OnceLock<Arc<dyn Fn() + Send + Sync>>,
     /// Held while the environment has some of an entry's writes and lacks others.
     between: Mutex<()>,
-    /// The file of the log that is being written.
-    file: Mutex<Option<Arc<Watched>>>,
+    /// The file of the log that is being written, as long as it is.
+    file: Mutex<Weak<Watched>>,
 }
 
 #[derive(Default)]
@@ -210,8 +210,8 @@ impl Applied {
     }
 
     /// From now on that file is the one that is being written.
-    pub(super) fn watch(&self, file: Arc<Watched>) {
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    pub(super) fn watch(&self, file: &Arc<Watched>) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(file);
     }
 
     /// Checks that the file that is being written is as it must be.
@@ -219,7 +219,7 @@ impl Applied {
     /// # Errors
     /// `FileChanged`, `Io`.
     pub(super) fn check_file(&self) -> Result<()> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         file.map_or(Ok(()), |file| file.check())
     }
 

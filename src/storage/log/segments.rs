@@ -108,8 +108,8 @@ impl Segments {
     }
 
     /// The file that is being written.
-    pub(super) fn watched(&self) -> Arc<Watched> {
-        self.current.watched.clone()
+    pub(super) fn watched(&self) -> &Arc<Watched> {
+        &self.current.watched
     }
 
     /// Goes to the next segment with room for this many bytes.
