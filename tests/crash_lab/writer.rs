@@ -35,6 +35,8 @@ pub(crate) enum Log {
     Slow,
     /// Nothing is applied before the end.
     Behind,
+    /// The same, with segments as a server has them, and without a bound.
+    Large,
 }
 
 /// The end of a process that has written all its turns.
@@ -59,6 +61,11 @@ impl Log {
             Self::Busy => all("--backlog-bytes", 8),
             Self::Slow => all("--backlog-ms", 25),
             Self::Behind => all("--backlog-ms", 3_600_000),
+            Self::Large => {
+                let bytes = (1_u64 << 40).to_string();
+                let text = ["--backlog-ms", "3600000", "--backlog-bytes", &bytes];
+                text.map(str::to_owned).to_vec()
+            }
         }
     }
 }
