@@ -35,8 +35,8 @@ const BALLAST_KIB: u64 = 2_816;
 /// Calls of the client under way at a time.
 const CALLS: usize = 64;
 /// The size of the disk of a server with a reserve, which is for the log, too.
-const RESERVED_KIB: u64 = 20_480;
-const RESERVE: [&str; 2] = ["--reserve", "6MiB"];
+const RESERVED_KIB: u64 = 8_192;
+const RESERVE: [&str; 2] = ["--reserve", "2MiB"];
 /// Writes that grow nothing, of which each entry has a few: their log is several times as long as
 /// the disk.
 const OVERWRITES: u64 = 20_000;
