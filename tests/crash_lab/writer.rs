@@ -81,7 +81,9 @@ impl Script {
     pub(crate) fn write(self, environment: &Path, last: u64, log: Log) -> Command {
         let mut command = storage("write");
         command.arg("--dir");
-        let (last, in_flight) = (last.to_string(), IN_FLIGHT.to_string());
+        // Large groups are written sooner.
+        let in_flight = if log == Log::Large { 256 } else { IN_FLIGHT };
+        let (last, in_flight) = (last.to_string(), in_flight.to_string());
         command.arg(environment).args(self.arguments()).args(log.arguments());
         command.args(["--turns", &last, "--in-flight", &in_flight]);
         command
