@@ -34,8 +34,9 @@ const SIZE_KIB: u64 = 6_144;
 const BALLAST_KIB: u64 = 2_816;
 /// Calls of the client under way at a time.
 const CALLS: usize = 64;
-/// The space that a server leaves free; more than the log needs for a few segments.
-const RESERVE: [&str; 2] = ["--reserve", "1MiB"];
+/// The size of the disk of a server with a reserve, which is for the log, too.
+const RESERVED_KIB: u64 = 8_192;
+const RESERVE: [&str; 2] = ["--reserve", "2MiB"];
 /// Writes that grow nothing, of which each entry has a few: their log is several times as long as
 /// the disk.
 const OVERWRITES: u64 = 20_000;
@@ -47,12 +48,17 @@ enum Kind {
     Ext4,
 }
 
+/// Fills a disk, given a seed.
+type Fill = fn(&Disk, u64) -> Found;
+
 pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     let kinds: &[Kind] = tier.pick(&[Kind::Memory], &[Kind::Memory, Kind::Ext4]);
     let mut counts = Counts::new();
     for kind in kinds {
-        for fill in [fill_storage, fill_server, overwrite] {
-            let disk = Disk::new(*kind);
+        let fills: [(u64, Fill); 3] =
+            [(SIZE_KIB, fill_storage), (SIZE_KIB, fill_server), (RESERVED_KIB, overwrite)];
+        for (size_kib, fill) in fills {
+            let disk = Disk::new(*kind, size_kib);
             let more = fill(&disk, seed).map_err(|error| format!("{kind:?}: {error}"))?;
             add(&mut counts, more);
             *counts.entry("full disks").or_default() += 1;
@@ -70,17 +76,17 @@ struct Disk {
 }
 
 impl Disk {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, size_kib: u64) -> Self {
         let folder = quick_scratch();
         let path = folder.path().join("disk");
         fs::create_dir(&path).expect("a folder");
-        let (at, size) = (path.display().to_string(), format!("size={SIZE_KIB}k"));
+        let (at, size) = (path.display().to_string(), format!("size={size_kib}k"));
         match kind {
             Kind::Memory => must("mount", &["-t", "tmpfs", "-o", &size, "crash-lab", &at]),
             Kind::Ext4 => {
                 let image = folder.path().join("ext4");
                 let file = File::create(&image).expect("a file");
-                file.set_len(SIZE_KIB * 1_024).expect("a file can be sparse");
+                file.set_len(size_kib * 1_024).expect("a file can be sparse");
                 let image = image.display().to_string();
                 must("mkfs.ext4", &["-q", "-O", "^has_journal", "-m", "0", &image]);
                 must("mount", &["-o", "loop", &image, &at]);

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use tempfile::TempDir;
 
 use crate::options::Tier;
-use crate::{full, inject, inject_server, kill, replay, rot, rot_log};
+use crate::{full, inject, inject_server, kill, replay, restart, rot, rot_log};
 
 /// The counts of a lab, by name.
 pub(crate) type Counts = BTreeMap<&'static str, u64>;
@@ -61,7 +61,13 @@ impl Lab {
     /// Runs the lab once.
     pub(crate) fn run(self, tier: Tier, seed: u64) -> Found {
         match self {
-            Self::Kill => kill::run(tier, seed),
+            Self::Kill => {
+                let mut counts = kill::run(tier, seed)?;
+                if tier == Tier::Deep {
+                    add(&mut counts, restart::run(seed)?);
+                }
+                Ok(counts)
+            }
             Self::Inject => {
                 let mut counts = inject::run(tier, seed)?;
                 add(&mut counts, inject_server::run(tier, seed)?);

@@ -19,6 +19,7 @@ mod linearizable;
 mod load;
 mod options;
 mod replay;
+mod restart;
 mod rot;
 mod rot_log;
 mod strace;

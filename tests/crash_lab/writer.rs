@@ -35,6 +35,8 @@ pub(crate) enum Log {
     Slow,
     /// Nothing is applied before the end.
     Behind,
+    /// The same, with segments as a server has them, and without a bound.
+    Large,
 }
 
 /// The end of a process that has written all its turns.
@@ -59,6 +61,11 @@ impl Log {
             Self::Busy => all("--backlog-bytes", 8),
             Self::Slow => all("--backlog-ms", 25),
             Self::Behind => all("--backlog-ms", 3_600_000),
+            Self::Large => {
+                let bytes = (1_u64 << 40).to_string();
+                let text = ["--backlog-ms", "3600000", "--backlog-bytes", &bytes];
+                text.map(str::to_owned).to_vec()
+            }
         }
     }
 }
@@ -74,7 +81,9 @@ impl Script {
     pub(crate) fn write(self, environment: &Path, last: u64, log: Log) -> Command {
         let mut command = storage("write");
         command.arg("--dir");
-        let (last, in_flight) = (last.to_string(), IN_FLIGHT.to_string());
+        // Large groups are written sooner.
+        let in_flight = if log == Log::Large { 256 } else { IN_FLIGHT };
+        let (last, in_flight) = (last.to_string(), in_flight.to_string());
         command.arg(environment).args(self.arguments()).args(log.arguments());
         command.args(["--turns", &last, "--in-flight", &in_flight]);
         command

@@ -220,7 +220,10 @@ impl LocalLog {
         // Writes to an environment without a name would be lost when they are applied.
         self.env.check_files()?;
         writer.last = End { number, sum: entry.sum(), segment };
+        let bytes = entry.as_bytes().len() as u64;
         self.applied.push(entry, writer.last);
+        // A small entry takes a whole page of the log.
+        self.room.committed(bytes);
         Ok(outcomes)
     }
 
@@ -260,8 +263,6 @@ impl ShardLog for LocalLog {
         };
         self.metrics.commits_total.add(1);
         self.metrics.commit_microseconds_total.add(began.elapsed().as_micros() as u64);
-        let sets = blocks.iter().flat_map(|block| &block.writes);
-        self.room.committed(sets.map(|set| set.as_bytes().len() as u64).sum());
         for (block, outcome) in blocks.iter().zip(&outcomes) {
             if matches!(outcome, Outcome::Position(_)) {
                 self.metrics.turns_committed_total.add(block.writes.len() as u64);

@@ -101,14 +101,18 @@ fn log_of(env: &Environment) -> Result<Option<LogState>> {
 /// Applies all of the log, and records that nothing is left in it.
 fn recover(env: &Environment, log: &LogState, metrics: &Metrics) -> Result<()> {
     // Everything is read before anything is applied, so that a damaged log changes nothing.
-    recovery::replay(env.path(), Owner::ours(), log, &mut |_, _| Ok(()))?;
+    let mut last = 0;
+    recovery::replay(env.path(), Owner::ours(), log, &mut |entry, _| {
+        last = entry.number();
+        Ok(())
+    })?;
     let (mut entries, mut bytes) = (Vec::new(), 0);
     recovery::replay(env.path(), Owner::ours(), log, &mut |entry, end| {
         bytes += entry.as_bytes().len() as u64;
         entries.push((entry, end));
         if bytes >= SLICE_BYTES {
             apply(env, log.nonce, &entries, metrics).map_err(StorageError::Latched)?;
-            tracing::info!(entry = end.number, "applying what the log has");
+            tracing::info!(entry = end.number, last, "applying what the log has");
             entries.clear();
             bytes = 0;
         }
