@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::fortress::{processor_secs, withstands};
+use super::fortress::withstands;
 use crate::support::{DEADLINE, Served, now};
 
 /// Longer than a message may take that doesn't come at the pace.
@@ -65,10 +65,10 @@ fn frames_without_anything_in_them() {
     const SHORT: Duration = Duration::from_secs(4);
     withstands(&[], |served| {
         for frame in [EMPTY, PONG] {
-            let before = (served.resident_bytes(), processor_secs(served));
+            let before = (served.resident_bytes(), served.processor_secs());
             flood(served, &[], &frame.repeat(1000), SHORT);
             assert!(served.resident_bytes() < before.0 + (64 << 20));
-            let took = processor_secs(served) - before.1;
+            let took = served.processor_secs() - before.1;
             eprintln!("{took} s of the processor within {SHORT:?}");
         }
     });
