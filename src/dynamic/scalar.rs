@@ -138,8 +138,8 @@ fn exactly(number: &str) -> Option<i128> {
     }
     let is_tiny = exponent.starts_with('-');
     let exponent = exponent.parse::<i64>().unwrap_or(if is_tiny { -MANY } else { MANY });
-    let zeros = exponent.clamp(-MANY, MANY) + (digits.len() - significant.len()) as i64
-        - behind.len() as i64;
+    let length = |text: &str| i64::try_from(text.len()).unwrap_or(MANY);
+    let zeros = exponent.clamp(-MANY, MANY) + length(digits) - length(significant) - length(behind);
     let power = u64::try_from(zeros).ok()?.min(u32::MAX.into()) as u32;
     let value = significant.parse::<i128>().ok();
     let scaled = value.and_then(|value| value.checked_mul(10_i128.checked_pow(power)?));
@@ -251,7 +251,7 @@ mod tests {
         }
         let exact = |of| read(&of, &Json::Number("9007199254740993.0")).unwrap();
         assert_eq!(exact(Type::UInt64), 9_007_199_254_740_993);
-        assert_eq!(f64::from_bits(exact(Type::Float64)), 9_007_199_254_740_992.0);
+        assert_eq!(exact(Type::Float64), 9_007_199_254_740_992_f64.to_bits());
     }
 
     proptest! {

@@ -226,7 +226,7 @@ pub(super) fn unread(of: &byte_stream::Client) -> impl Future<Output = ()> + use
     let told = stream.unread_request().send().promise;
     async move {
         if told.await.is_err_and(|error| error.kind == ErrorKind::Unimplemented) {
-            pending().await
+            pending::<()>().await;
         }
     }
 }

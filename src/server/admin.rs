@@ -74,7 +74,7 @@ impl Operator {
     }
 
     fn rotate(&self) -> Result<()> {
-        let added = self.data.add_signing_key().map_err(refused);
+        let added = self.data.change_keys(Signing::add).map_err(refused);
         self.read_keys()?;
         added?;
         tracing::info!("a new key signs references");
@@ -88,11 +88,11 @@ impl Operator {
         };
         let is_signing = at + 1 == keys.len();
         let gone = match is_signing.then(|| self.rotate()).transpose() {
-            Ok(_) => self.data.remove_signing_key(&keys[at]),
+            Ok(_) => self.data.change_keys(|folder| keys[at].remove(folder)),
             Err(error) => {
                 // A stolen key must go on a full disk too.
                 tracing::warn!(%error, "there is no room for one more key: the new one takes the bytes of the revoked one");
-                self.data.replace_signing_key(&keys[at])
+                self.data.change_keys(|folder| keys[at].replace(folder))
             }
         };
         self.read_keys()?;

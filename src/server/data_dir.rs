@@ -325,35 +325,18 @@ impl DataDir {
         keys::signing(&self.root.join(KEYS), self.trust)
     }
 
-    /// Makes a new key, which signs from now on. The key is durable on return.
+    /// Changes the files of the keys by [`Signing::add`], `replace` or `remove`. The watch over the
+    /// files knows that it is our own change.
     ///
     /// # Errors
-    /// When it can't be written: the key may or may not be there, and is whole if it is.
-    pub(super) fn add_signing_key(&self) -> Result<(), ServerError> {
-        let added = keys::add(&self.root.join(KEYS));
+    /// Those of `change`.
+    pub(super) fn change_keys(
+        &self,
+        change: impl FnOnce(&Path) -> Result<(), ServerError>,
+    ) -> Result<(), ServerError> {
+        let changed = change(&self.root.join(KEYS));
         self.watch.renew(&self.root)?;
-        added
-    }
-
-    /// Writes a new key over another one, which needs no room on the disk. The new one signs from
-    /// now on if the other one did, and that is durable on return.
-    ///
-    /// # Errors
-    /// When it can't be written: the file has one of the two keys, or is damaged.
-    pub(super) fn replace_signing_key(&self, key: &Signing) -> Result<(), ServerError> {
-        let replaced = keys::replace(&self.root.join(KEYS), key);
-        self.watch.renew(&self.root)?;
-        replaced
-    }
-
-    /// Removes a key; at least one other must remain. The removal is durable on return.
-    ///
-    /// # Errors
-    /// When it can't be removed: the key may or may not be there.
-    pub(super) fn remove_signing_key(&self, key: &Signing) -> Result<(), ServerError> {
-        let removed = keys::remove(&self.root.join(KEYS), key);
-        self.watch.renew(&self.root)?;
-        removed
+        changed
     }
 }
 

@@ -26,7 +26,7 @@ use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
 use super::web;
 use crate::gateway::{CapnpDoor, Routes};
-use crate::host::{Class, VatOptions, pass_on_replies};
+use crate::host::{Class, ListenerHint, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
@@ -237,22 +237,7 @@ async fn start_on(
     let supervisor = open_supervisor(&server, &data)?;
     let most = ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
     most.warn_of_few();
-    let wanted = (server.limits.connections, server.limits.connections_per_peer);
-    let (connections, of_peer) = places_within(most.capnp, wanted);
-    let places = Places::new(connections, of_peer);
-    // Set once, here.
-    let _ = metrics.held.set(places.budget.clone());
-    let common = Common {
-        warm: server.warm,
-        watchdog: Watchdog::start(server.turns, metrics.clone()).map_err(capnp::Error::from)?,
-        keys: keys.clone(),
-        limits: server.limits,
-        places,
-        tls: server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?,
-        hint: hint.clone(),
-        is_advertised: server.advertise.is_some(),
-        lost: Arc::default(),
-    };
+    let common = common(&server, most, &keys, &hint, &metrics)?;
     let bodies = Room::of_objects(metrics.clone());
     let parts = |number, socket| {
         let vat = vat_options(&server, number, &data, &classes, (&metrics, &bodies), &keys);
@@ -299,6 +284,31 @@ async fn start_on(
     };
     let (http, metrics, namespaces) = (http_address, metrics_address, references);
     Ok(Running { capnp, http, certificate, metrics, namespaces, parts })
+}
+
+fn common(
+    server: &Server,
+    most: ConnectionsMax,
+    keys: &Keys,
+    hint: &ListenerHint,
+    metrics: &Arc<Metrics>,
+) -> Result<Common, ServerError> {
+    let wanted = (server.limits.connections, server.limits.connections_per_peer);
+    let (connections, of_peer) = places_within(most.capnp, wanted);
+    let places = Places::new(connections, of_peer);
+    // Set once, here.
+    let _ = metrics.held.set(places.budget.clone());
+    Ok(Common {
+        warm: server.warm,
+        watchdog: Watchdog::start(server.turns, metrics.clone()).map_err(capnp::Error::from)?,
+        keys: keys.clone(),
+        limits: server.limits,
+        places,
+        tls: server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?,
+        hint: hint.clone(),
+        is_advertised: server.advertise.is_some(),
+        lost: Arc::default(),
+    })
 }
 
 /// The connections of HTTP that are for calls to the outside.

@@ -61,7 +61,7 @@ fn continuations_without_end_or_content() {
 
 /// Each is a whole message without content, or an answer that nobody asked for.
 #[test]
-fn frames_without_anything_in_them() {
+fn messages_without_content_and_unasked_answers() {
     const SHORT: Duration = Duration::from_secs(4);
     withstands(&[], |served| {
         for frame in [EMPTY, PONG] {

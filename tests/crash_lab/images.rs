@@ -84,7 +84,9 @@ impl<'a> Disk<'a> {
                 let (saved, left) = self.unsafe_names.iter().partition(|step| *step < before);
                 self.unsafe_names = left;
                 let saved: Vec<usize> = saved;
-                saved.into_iter().for_each(|step| rename(&mut self.names, &self.steps[step]));
+                for step in saved {
+                    rename(&mut self.names, &self.steps[step]);
+                }
             }
             Step::Acknowledged(_) => {}
         }

@@ -79,7 +79,9 @@ fn end_cut(vat: &Rc<Vat>, slots: impl IntoIterator<Item = Rc<Slot>>) {
         vat.objects.release(&slot);
     }
     vat.busy(|| {
-        cut.into_iter().for_each(|reply| vat.tell_when_durable(reply, revoked_under_way()))
+        for reply in cut {
+            vat.tell_when_durable(reply, revoked_under_way());
+        }
     });
 }
 

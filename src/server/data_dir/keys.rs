@@ -2,9 +2,9 @@
 //!
 //! Each file holds the 32 bytes of a key in hex and a line feed; a signing key's file then holds
 //! the time at which it was made, in milliseconds since 1970. The highest number signs, and no
-//! number is given twice while it is the highest, except for a revoked key's on a full disk. A file gets its name once its bytes are on disk,
-//! so that a crash leaves a whole key or none, and at worst a file under a temporary name, which is
-//! never read and which the next key replaces.
+//! number is given twice while it is the highest, but that of a key revoked on a full disk.
+//! A file gets its name once its bytes are on disk, so that a crash leaves a whole key or none, and
+//! at worst a file under a temporary name, which is never read and which the next key replaces.
 //!
 //! **Invariants:** every file has mode 0600, or is refused. The bytes that were read are wiped from
 //! memory, and never printed.
@@ -42,6 +42,54 @@ pub(crate) struct Signing {
 impl Signing {
     pub(crate) fn id(&self) -> KeyId {
         KeyId::of(&self.key.verifying_key())
+    }
+
+    /// Makes a new key in this folder, which signs from now on. It is durable on return.
+    ///
+    /// # Errors
+    /// When it can't be written: the key may or may not be there, and is whole if it is.
+    pub(in crate::server) fn add(keys: &Path) -> Result<(), ServerError> {
+        let number = signing_numbers(keys)?.last().map_or(Some(1), |last| last.checked_add(1));
+        let number =
+            number.ok_or_else(|| data(keys, "has the highest number for a key already"))?;
+        let (new, path) = (keys.join(NEW), keys.join(signing_name(number)));
+        let write = || {
+            // Left by an attempt that was cut short.
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            write_private(&new, &fresh(Some(Clock::real().now_ms()))?)?;
+            fs::rename(&new, &path)?;
+            sync(keys)
+        };
+        write().map_err(failed(&path, "make the key"))
+    }
+
+    /// Writes a new key over this one, which needs no room on the disk. The new one signs from now
+    /// on if this one did, and that is durable on return. Both have the same length, within one
+    /// sector, so a crash leaves one of the two.
+    ///
+    /// # Errors
+    /// When it can't be written: the file has one of the two keys, or is damaged.
+    pub(in crate::server) fn replace(&self, keys: &Path) -> Result<(), ServerError> {
+        let path = keys.join(signing_name(self.number));
+        let write = || {
+            let text = fresh(Some(Clock::real().now_ms()))?;
+            let file = File::options().write(true).open(&path)?;
+            file.write_all_at(&text, 0)?;
+            file.sync_all()
+        };
+        write().map_err(failed(&path, "replace the key"))
+    }
+
+    /// Removes the key for good; at least one other must remain. The removal is durable on return.
+    ///
+    /// # Errors
+    /// When it can't be removed: the key may or may not be there.
+    pub(in crate::server) fn remove(&self, keys: &Path) -> Result<(), ServerError> {
+        let path = keys.join(signing_name(self.number));
+        fs::remove_file(&path).and_then(|()| sync(keys)).map_err(failed(&path, "remove the key"))
     }
 }
 
@@ -96,43 +144,6 @@ pub(super) fn signing(keys: &Path, trust: Trust) -> Result<Vec<Signing>, ServerE
         Ok(Signing { number, created_ms, key })
     };
     numbers.into_iter().map(read).collect()
-}
-
-/// Adds a key, which signs from now on.
-pub(super) fn add(keys: &Path) -> Result<(), ServerError> {
-    let number = signing_numbers(keys)?.last().map_or(Some(1), |last| last.checked_add(1));
-    let number = number.ok_or_else(|| data(keys, "has the highest number for a key already"))?;
-    let (new, path) = (keys.join(NEW), keys.join(signing_name(number)));
-    let write = || {
-        // Left by an attempt that was cut short.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        write_private(&new, &fresh(Some(Clock::real().now_ms()))?)?;
-        fs::rename(&new, &path)?;
-        sync(keys)
-    };
-    write().map_err(failed(&path, "make the key"))
-}
-
-/// Writes a new key into the file of another one. Both have the same length, within one sector, so
-/// a crash leaves one of the two.
-pub(super) fn replace(keys: &Path, key: &Signing) -> Result<(), ServerError> {
-    let path = keys.join(signing_name(key.number));
-    let write = || {
-        let text = fresh(Some(Clock::real().now_ms()))?;
-        let file = File::options().write(true).open(&path)?;
-        file.write_all_at(&text, 0)?;
-        file.sync_all()
-    };
-    write().map_err(failed(&path, "replace the key"))
-}
-
-/// Removes a key for good.
-pub(super) fn remove(keys: &Path, key: &Signing) -> Result<(), ServerError> {
-    let path = keys.join(signing_name(key.number));
-    fs::remove_file(&path).and_then(|()| sync(keys)).map_err(failed(&path, "remove the key"))
 }
 
 fn signing_name(number: u32) -> String {

@@ -185,7 +185,7 @@ impl Applied {
                     if is_wanted || age >= longest || waiting.bytes >= due {
                         break;
                     }
-                    let waited = self.changed.wait_timeout(waiting, longest - age);
+                    let waited = self.changed.wait_timeout(waiting, longest.saturating_sub(age));
                     (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 }
                 None if waiting.closing => return false,

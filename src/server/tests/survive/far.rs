@@ -323,7 +323,7 @@ impl Far {
 #[derive(Default)]
 pub(super) struct Cuts {
     lines: Cell<u64>,
-    cuts: Cell<bool>,
+    has_begun: Cell<bool>,
     /// The side whose words don't arrive any more.
     muted: Cell<Option<Side>>,
 }
@@ -336,7 +336,7 @@ pub(super) enum Side {
 
 impl Cuts {
     pub(super) fn begin(&self) {
-        self.cuts.set(true);
+        self.has_begun.set(true);
     }
 
     /// From now on nothing arrives of what this side says, and the line stays.
@@ -366,11 +366,12 @@ impl Cuts {
             if self.muted.get() == Some(side) && !bytes.is_empty() {
                 continue;
             }
-            let goes = if self.cuts.get() { bytes.len().min(left as usize) } else { bytes.len() };
+            let goes =
+                if self.has_begun.get() { bytes.len().min(left as usize) } else { bytes.len() };
             if to.write_all(&bytes[..goes]).await.is_err() || goes < bytes.len() || goes == 0 {
                 return;
             }
-            if self.cuts.get() {
+            if self.has_begun.get() {
                 left -= goes as u64;
             }
         }

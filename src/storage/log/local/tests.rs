@@ -91,7 +91,7 @@ fn killed(dir: &TempDir) -> TempDir {
 #[test]
 fn what_only_the_log_has_is_there_after_a_crash_for_writers_readers_and_compaction() {
     let dir = tempfile::tempdir().unwrap();
-    let backlog = Backlog { bytes: u64::MAX, age: Duration::from_secs(3_600) };
+    let backlog = Backlog { bytes: u64::MAX, age: Duration::from_hours(1) };
     let options = LogOptions { map_bytes: MAP, backlog, ..LogOptions::default() };
     let (mut log, reader) = open(dir.path(), options, Arc::default()).unwrap();
     let claim = log.claim(SHARD).unwrap();
@@ -197,7 +197,7 @@ fn overwrite(value: u8) -> WriteSet {
 }
 
 fn start_nearly_full(dir: &TempDir) -> (LocalLog, Reader, Claim) {
-    let backlog = Backlog { bytes: 8, age: Duration::from_secs(3_600) };
+    let backlog = Backlog { bytes: 8, age: Duration::from_hours(1) };
     let options = LogOptions { map_bytes: 8 << 20, backlog, ..LogOptions::default() };
     let (mut log, reader) = open(dir.path(), options, Arc::default()).unwrap();
     let claim = log.claim(SHARD).unwrap();

@@ -49,7 +49,7 @@ impl Disk {
 
     fn open_gated(&self) -> (Gated, Reader, Arc<Room>) {
         // So few bytes that some of a script's turns are applied, and others aren't yet.
-        let backlog = Backlog { bytes: 40 * 4_096, age: Duration::from_secs(3_600) };
+        let backlog = Backlog { bytes: 40 * 4_096, age: Duration::from_hours(1) };
         let options = LogOptions { reserve_bytes: Some(0), backlog, ..LogOptions::default() };
         let (log, reads) = local::open(self.dir.path(), options, Arc::default()).unwrap();
         self.open.replace(Arc::downgrade(reads.environment()));
