@@ -44,7 +44,9 @@ fn copy(from: &Path, to: &Path) {
 fn what_only_the_log_has_is_there_after_a_kill_also_for_tools() {
     let (folder, data) = killed();
     let copies = ["export", "compact"].map(|name| folder.path().join(name));
-    copies.iter().for_each(|path| copy(&data, path));
+    for path in &copies {
+        copy(&data, path);
+    }
     let served = serve_with(&data, &["--hosts", "1"]);
     assert_all_are(&served, ROUNDS);
     served.stop();

@@ -372,7 +372,10 @@ fn a_vote_takes_no_longer_the_more_options_there_are() {
             let before = served.processor_secs();
             for n in 0..VOTES {
                 assert_eq!(vote(&poll, &option(options + n)).await.unwrap(), 1);
-                assert_eq!(vote(&poll, &option(n % 7)).await.unwrap(), 2 + (n / 7) as i64);
+                assert_eq!(
+                    vote(&poll, &option(n % 7)).await.unwrap(),
+                    2 + i64::try_from(n / 7).unwrap()
+                );
             }
             costs.push(served.processor_secs() - before);
             assert_eq!(results(&poll).await.len(), options + VOTES);

@@ -128,7 +128,7 @@ fn a_killed_backup_leaves_no_file() {
         let names = fs::read_dir(&place).expect("it is there");
         names.map(|name| name.expect("it is there").file_name()).collect::<Vec<_>>()
     };
-    let (file, before) = (place.join("backup"), std::time::Instant::now());
+    let (file, before) = (place.join("backup"), crate::support::now());
     done(&data, &["backup", text(&file)]);
     let (whole, length) = (before.elapsed(), fs::metadata(&file).expect("it is there").len());
     fs::remove_file(&file).expect("it is there");
