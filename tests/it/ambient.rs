@@ -116,10 +116,9 @@ enum From {
 /// Every public function of the libraries that returns a capability, with the origin of that
 /// capability. The author of a new function adds it here, and must know the origin.
 const FUNCTIONS: &[(&str, &str, From)] = &[
-    ("src/host/api/context.rs", "namespace", From::Binding),
-    ("src/host/api/context.rs", "create", From::Binding),
     ("src/host/api/context.rs", "capability", From::Caller),
     ("src/host/api/context.rs", "this", From::Caller),
+    ("src/host/api/namespace.rs", "namespace", From::Binding),
     ("src/host/api/namespace.rs", "get", From::Binding),
     ("src/host/api/namespace.rs", "try_get", From::Binding),
     ("src/host/api/namespace.rs", "create", From::Binding),

@@ -43,7 +43,9 @@ fn connections_to_many_hosts_leave_descriptors_for_the_operator() {
         }
     }
     eventually("a connection to be refused", || {
-        (served.bites("connections") > 0 && served.metric("http_connections_refused_total") > 0)
+        // One address gets half of the places, where they are few.
+        (served.bites("connections-per-peer") > 0
+            && served.metric("http_connections_refused_total") > 0)
             .then_some(())
     });
     let backup = folder.path().join("backup");
