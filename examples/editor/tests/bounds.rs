@@ -327,7 +327,8 @@ fn an_edit_of_a_document_of_a_megabyte_costs_little() {
                 ada.insert(random.below(ada.len()), "k").await;
                 let length = ada.len();
                 ada.until(|ada| ada.acknowledged() == length).await;
-                costs.push(server.cpu() - before);
+                // The time of a thread goes with it: that which makes a file for the log ends.
+                costs.push(server.cpu().saturating_sub(before));
             }
             costs.sort_unstable();
             let at = |share: usize| costs[costs.len() * share / 1000];
