@@ -115,7 +115,7 @@ fn a_producer_that_is_faster_than_its_object_is_slowed_down() {
 #[test]
 fn a_producer_that_reads_a_byte_in_a_second_is_slowed_down_and_cut() {
     let (_folder, data) = scratch();
-    // What waits to be applied has a bound of its own.
+    // The log has a bound of its own.
     let flags = ["--limit", "slow-reader=3s", "--log-backlog", "4MiB"];
     let served = serve_with(&data, &flags);
     let mut flood = Flood::start(&served);
