@@ -2,8 +2,8 @@
 //! WebSockets that were opened by it.
 //!
 //! Everything that was made from an object's grant is on its own host. A namespace's grant is used
-//! on other hosts too: `authority/records` tells them all (`cluster/membership`,
-//! `supervisor/router`), and each of them comes here.
+//! on other hosts too: `authority/giving` tells them all (`cluster/joining`, `supervisor/router`),
+//! and each of them comes here.
 //!
 //! Invariants:
 //! - An object's own turn cuts nothing before it has ended well: one that panics, or is aborted,

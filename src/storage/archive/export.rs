@@ -33,7 +33,8 @@ pub(crate) struct Pick {
     pub(crate) spaces: &'static [Space],
 }
 
-/// All that an import doesn't make anew: `Edges`, `Usage` and `Shares` follow from the rest.
+/// All that an import takes: `Edges`, `Usage` and `Shares` follow from these, and `Sockets` belong
+/// to clients of the server alone.
 pub(crate) const EVERYTHING: &[Space] =
     &[Space::Header, Space::Data, Space::Grants, Space::Requests];
 /// The spaces that say who can reach an object.

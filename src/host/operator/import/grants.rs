@@ -22,7 +22,8 @@ use crate::sturdyref::{Grant, TargetKind};
 /// Grants that are read before others of the vat's thread have their turn.
 const PAGE: usize = 1_000;
 
-/// The counts of an import's grants, by their ends: each is in force before, after, or both.
+/// The counts of an import's grants, by their ends: each is in force before, after, or both, as far
+/// as its own record says. The grants that it depends on may come later, or be on another host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Before and after.
