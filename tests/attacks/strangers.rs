@@ -106,7 +106,8 @@ fn as_many_connections_as_there_are_descriptors() {
             .collect();
         eventually("the refusals", || {
             let of_http = served.metric("http_connections_refused_total");
-            (served.bites("connections") + of_http >= 700).then_some(())
+            let of_capnp = served.bites("connections") + served.bites("connections-per-peer");
+            (of_capnp + of_http >= 700).then_some(())
         });
         let key = |args: &[&str]| {
             let output = capstead(["key"]).args(args).arg("--data").arg(data).output().unwrap();
