@@ -9,16 +9,16 @@ use std::path::Path;
 use super::measure::{Sample, Until, drive_here};
 use capstead::Result;
 
-/// The length of the file; then it begins again.
+/// The length of the file, after which writing starts over at its beginning.
 const FILE_BYTES: u64 = 16 << 20;
 /// Appends are whole pages.
 const PAGE_BYTES: usize = 4_096;
-/// The bytes of an entry that belong to no object.
+/// The size of an entry's header.
 const HEAD_BYTES: usize = 104;
-/// The bytes of a block, a write set and a write beside object, key and value.
+/// The overhead of one put: the headers of its block, write set and write.
 const OBJECT_BYTES: usize = 63;
 
-/// The file, and the place of the next append.
+/// A preallocated file that is written from front to back, again and again.
 pub(crate) struct BareLog {
     file: File,
     at: Cell<u64>,

@@ -1,8 +1,8 @@
 //! Durable puts to many objects at once, and to a single one: rates against bare LMDB with the same
 //! records, and times against a bare log of as many bytes.
 //!
-//! The storage is driven directly, without calls; the bare programs commit the same records in one
-//! transaction, or with one sync, on one thread.
+//! Both sides write the same records, without RPC: Capstead through its storage layer, the bare
+//! programs on one thread with one transaction, or one sync, per group.
 
 use capstead::Result;
 use capstead::lab::Puts;
