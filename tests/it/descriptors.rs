@@ -2,9 +2,10 @@
 //! too few doesn't start.
 
 use std::io::Write;
-use std::net::TcpStream;
 use std::process::Command;
 
+use crate::support::calls::{by_name, connect, read, run};
+use crate::support::raw;
 use crate::support::{
     Process, Served, capstead, eventually, http, refused_start, scratch, serve_command,
 };
@@ -32,22 +33,28 @@ fn connections_to_many_hosts_leave_descriptors_for_the_operator() {
     let mut command = serve_command(&data, &args);
     command.args(["--limit", "stranger-time=1m"]);
     let served = Served::ready(Process::start(limited("768", &command)));
-    let mut held = Vec::new();
-    for (address, count) in [(&served.announced.http, 128), (&served.announced.capnp, 384)] {
-        for _ in 0..count {
-            let mut stream = TcpStream::connect(address).unwrap();
+    let hold_from = |client: u8| {
+        let dialled = [(&served.announced.http, 128), (&served.announced.capnp, 384)]
+            .map(|(address, count)| (0..count).map(move |_| raw::dial_from(client, address)));
+        let mut held: Vec<_> = dialled.into_iter().flatten().collect();
+        for stream in &mut held[..128] {
             // A connection without a place is closed at once.
-            let _ =
-                stream.write_all(if address == &served.announced.http { b"GET / HT" } else { b"" });
-            held.push(stream);
+            let _ = stream.write_all(b"GET / HT");
         }
-    }
+        held
+    };
+    // One address gets half of the places, where they are few, and leaves the others to others.
+    let mut held = hold_from(2);
     eventually("a connection to be refused", || {
-        // One address gets half of the places, where they are few.
         (served.bites("connections-per-peer") > 0
             && served.metric("http_connections_refused_total") > 0)
             .then_some(())
     });
+    assert_eq!(served.bites("connections"), 0);
+    assert_eq!(http::post(&served.announced.http, "/counter/x/increment").status, 200);
+    run(async { assert_eq!(read(&by_name(&connect(&served).await.1, "x")).await.unwrap(), 1) });
+    held.extend((3..6).flat_map(hold_from));
+    eventually("no place to be left", || (served.bites("connections") > 0).then_some(()));
     let backup = folder.path().join("backup");
     let backup = backup.to_str().unwrap();
     let verbs =

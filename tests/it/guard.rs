@@ -19,9 +19,8 @@ use crate::support::{
 /// The time between two attempts of a flood that is blocked.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Much less than an unbounded queue would take, and more than the machine's own noise and the log,
-/// whose entries wait in memory until they are applied.
-const GROWTH_MAX: u64 = 96 << 20;
+/// Much less than the bytes sent, and more than the machine's own noise.
+const GROWTH_MAX: u64 = 48 << 20;
 
 #[test]
 fn a_limit_that_is_misspelt_is_refused_with_a_reason_and_help_names_all() {
@@ -115,9 +114,7 @@ fn a_producer_that_is_faster_than_its_object_is_slowed_down() {
 #[test]
 fn a_producer_that_reads_a_byte_in_a_second_is_slowed_down_and_cut() {
     let (_folder, data) = scratch();
-    // The log has a bound of its own.
-    let flags = ["--limit", "slow-reader=3s", "--log-backlog", "4MiB"];
-    let served = serve_with(&data, &flags);
+    let served = serve_with(&data, &["--limit", "slow-reader=3s"]);
     let mut flood = Flood::start(&served);
     let mut most = 0;
     let mut sent = 0;

@@ -2,7 +2,7 @@
 //! does.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 
 use capnp::any_pointer;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
@@ -11,6 +11,7 @@ use capnp::serialize;
 use capnp::traits::{HasTypeId, ImbueMut};
 use capnp_rpc::rpc_capnp::{exception, message, payload, return_};
 use capstead_client::restorer_capnp::{namespace, restorer};
+use rustix::net::{self, AddressFamily, SocketType};
 
 use super::{DEADLINE, Served};
 
@@ -27,6 +28,16 @@ pub(crate) fn dial_at(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("it is reached");
     stream.set_read_timeout(Some(DEADLINE)).expect("it isn't zero");
     stream
+}
+
+/// Connects as a client of its own: its address is 127.0.0.`client`.
+pub(crate) fn dial_from(client: u8, address: &str) -> TcpStream {
+    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    let own = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, client), 0);
+    net::bind(&socket, &own).expect("every address of 127.0.0.0/8 is this machine's");
+    let address: SocketAddr = address.parse().expect("an address");
+    net::connect(&socket, &address).expect("it is reached");
+    socket.into()
 }
 
 pub(crate) fn send(stream: &mut TcpStream, messages: &[Raw]) {
