@@ -123,7 +123,7 @@ impl Operate {
 /// Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
 /// 3 when the storage failed.
 pub fn main(server: Server, hints: fn(&Running) -> Vec<String>) -> ExitCode {
-    hide_memory();
+    prepare_process();
     let cli = match program::parse::<Cli>(Cli::command()) {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
@@ -158,6 +158,13 @@ fn allow_connections() {
     if let Err(error) = setrlimit(Resource::Nofile, most) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
+}
+
+/// Makes the process ready for keys and for signals. It comes before everything else, while the
+/// process has a single thread.
+fn prepare_process() {
+    hide_memory();
+    signals::take_sigbus();
 }
 
 /// Protects the keys in memory: a crash leaves no copy of the memory on a disk, and only an

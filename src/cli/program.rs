@@ -9,7 +9,7 @@ use std::path::Path;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use super::{CANNOT_START, Operate, fail, hide_memory, serve};
+use super::{CANNOT_START, Operate, fail, prepare_process, serve};
 use crate::error::Result;
 use crate::server::Server;
 
@@ -65,7 +65,7 @@ impl Server {
     /// # Errors
     /// None today; the signature leaves room for a `main` that does more.
     pub async fn run(self) -> Result<()> {
-        hide_memory();
+        prepare_process();
         let Embedded { verb, serve: options } =
             parse(command(&self)).unwrap_or_else(|code| std::process::exit(code.into()));
         let options = match verb {

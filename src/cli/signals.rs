@@ -40,7 +40,6 @@ pub(super) fn shutdown() -> io::Result<(impl Future<Output = ()>, Arc<Notify>)> 
 }
 
 fn listen(signals: &[i32], told: CancellationToken, hangups: Arc<Notify>) -> io::Result<()> {
-    take_sigbus();
     let mut signals = Signals::new(signals)?;
     let take = move || {
         // The log line may itself be written to the very file that is full.
@@ -81,20 +80,24 @@ fn page_lost() -> ! {
 /// systems. When its handler meets a signal that isn't its own, it restores the system's default
 /// action, and the next signal would end the process without a message. It does so only once; so
 /// the signal is raised here, where it is harmless.
-fn take_sigbus() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if is_caught(SIGBUS) {
-            // If the signal could not be raised, nothing has changed.
-            let _ = raise(SIGBUS);
-        }
-    });
+///
+/// This must run before the process starts its first thread: a thread that starts or ends while the
+/// handler runs is stopped for good, and no other thread can start or end after that. A process
+/// that has threads already keeps the standard library's handler, and dies of the signal.
+pub(super) fn take_sigbus() {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if is_caught(SIGBUS, &status) && field(&status, "Threads") == Some("1") {
+        // If the signal could not be raised, nothing has changed.
+        let _ = raise(SIGBUS);
+    }
 }
 
-/// Tells whether the process handles the signal, if the system reports that.
-fn is_caught(signal: i32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|caught| u64::from_str_radix(caught.trim(), 16).ok());
+/// Tells whether the process of this `/proc/self/status` handles the signal.
+fn is_caught(signal: i32, status: &str) -> bool {
+    let caught = field(status, "SigCgt").and_then(|caught| u64::from_str_radix(caught, 16).ok());
     caught.is_some_and(|caught| caught & (1 << (signal - 1)) != 0)
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
