@@ -9,6 +9,9 @@
 //! A connection at rest has no buffers: connections on the same thread pass them on to each other,
 //! and each keeps only its unread bytes.
 
+mod output;
+
+use self::output::Output;
 use crate::limits::{Limit, Rejection};
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions, ReaderSegments};
 use capnp::serialize::SegmentLengthsBuilder;
@@ -25,13 +28,6 @@ const INPUT_BYTES: usize = 32 << 10;
 /// The bytes that one poll of a connection reads, about. Other connections have their turn between
 /// two polls; reading a message of megabytes at once would make all of them wait.
 const IN_A_POLL_BYTES: usize = 128 << 10;
-
-/// The capacity of the output buffer that is kept when it runs empty.
-const OUTPUT_BYTES_KEPT: usize = 256 << 10;
-
-/// Bytes already written are removed from the buffer when they are more than this, and more than
-/// the unwritten ones.
-const WRITTEN_BYTES_KEPT: usize = 64 << 10;
 
 /// The bytes that are read and thrown away from a peer that still sends while it is told why it is
 /// cut off: enough for an honest peer to get to its next read.
@@ -51,7 +47,6 @@ const SEGMENT_BYTES: usize = size_of::<(usize, usize)>();
 thread_local! {
     /// The input buffer of this thread's connections, between two of their polls.
     static SPARE_INPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static SPARE_OUTPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A message as it came in.
@@ -151,9 +146,7 @@ pub(crate) struct Wire<S> {
     received: u64,
     /// Bytes that this poll may still read.
     readable: usize,
-    output: Vec<u8>,
-    /// `output[..written]` is already written.
-    written: usize,
+    output: Output,
     /// Bytes written since the connection began.
     progress: u64,
     /// Bytes thrown away while the connection ends.
@@ -175,8 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             begun: 0,
             received: 0,
             readable: IN_A_POLL_BYTES,
-            output: Vec::new(),
-            written: 0,
+            output: Output::default(),
             progress: 0,
             drained: 0,
         }
@@ -234,35 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Appends a message to what will be written.
     pub(crate) fn push(&mut self, message: &Builder<HeapAllocator>) {
-        if self.output.capacity() == 0 {
-            self.output = SPARE_OUTPUT.take();
-        }
-        if self.written > WRITTEN_BYTES_KEPT.max(self.pending_bytes()) {
-            self.output.drain(..self.written);
-            self.written = 0;
-        }
-        let segments = message.get_segments_for_output();
-        let count = segments.len() as u32;
-        self.make_room_for(segments.iter().map(|segment| segment.len()).sum());
-        self.output.extend((count - 1).to_le_bytes());
-        for segment in segments.iter() {
-            self.output.extend(((segment.len() / WORD) as u32).to_le_bytes());
-        }
-        if count.is_multiple_of(2) {
-            self.output.extend([0; 4]);
-        }
-        for segment in segments.iter() {
-            self.output.extend_from_slice(segment);
-        }
-    }
-
-    /// Makes room in the output buffer. If much waits already, it grows by the need and a fraction
-    /// of that, instead of doubling.
-    fn make_room_for(&mut self, bytes: usize) {
-        let length = self.output.len();
-        if length > OUTPUT_BYTES_KEPT && self.output.capacity() - length < bytes {
-            self.output.reserve_exact(bytes.max(length / 4) + OUTPUT_BYTES_KEPT);
-        }
+        self.output.push(message);
     }
 
     /// Overwrites bytes of the message that was pushed last, at this place in it.
@@ -272,21 +236,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         place: *const u8,
         bytes: &[u8],
     ) {
-        let mut behind = 0;
-        for segment in message.get_segments_for_output().iter().rev() {
-            behind += segment.len();
-            let within = place.addr().wrapping_sub(segment.as_ptr().addr());
-            if within < segment.len() {
-                let at = self.output.len() - behind + within;
-                self.output[at..at + bytes.len()].copy_from_slice(bytes);
-                return;
-            }
-        }
+        self.output.patch_last(message, place, bytes);
     }
 
     /// Bytes that are still to be written.
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.output.len() - self.written
+        self.output.pending()
     }
 
     /// Bytes written since the connection began.
@@ -305,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn held(&self) -> usize {
         let partial =
             self.partial.as_ref().map_or(0, |partial| partial.segments.words.len() * WORD);
-        partial + (self.end - self.start) + self.output.capacity()
+        partial + (self.end - self.start) + self.output.held()
     }
 
     /// Writes what was pushed, and flushes the stream.
@@ -313,29 +268,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        while self.written < self.output.len() {
-            let rest = &self.output[self.written..];
-            match ready!(opened(&mut self.stream)?.poll_write(cx, rest))? {
+        while self.output.pending() > 0 {
+            match ready!(opened(&mut self.stream)?.poll_write(cx, self.output.next()))? {
                 0 => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
                 count => {
-                    self.written += count;
+                    self.output.advance(count);
                     self.progress += count as u64;
                 }
             }
         }
         ready!(opened(&mut self.stream)?.poll_flush(cx))?;
-        self.written = 0;
-        let mut spare = std::mem::take(&mut self.output);
-        if spare.capacity() <= OUTPUT_BYTES_KEPT {
-            spare.clear();
-            SPARE_OUTPUT.set(spare);
-        }
+        self.output.rest();
         Poll::Ready(Ok(()))
     }
 
     /// Forgets the messages that were pushed and not written.
     pub(crate) fn discard(&mut self) {
-        (self.output, self.written) = (Vec::new(), 0);
+        self.output = Output::default();
     }
 
     /// Tells the peer that nothing more will come.

@@ -18,7 +18,8 @@ const MESSAGES_KEPT: usize = 16;
 
 #[derive(Default)]
 pub(super) struct MessageQueue {
-    waiting: VecDeque<Waiting>,
+    /// Each in a box, so that little memory is copied when the queue grows.
+    waiting: VecDeque<Box<Waiting>>,
     bytes: usize,
     /// The numbers of the waiting calls.
     calls: Numbers,
@@ -89,7 +90,7 @@ impl MessageQueue {
         }
         let bytes = cost(&message) + MESSAGE_BYTES;
         self.bytes += bytes;
-        self.waiting.push_back(Waiting { message, bytes, kind });
+        self.waiting.push_back(Box::new(Waiting { message, bytes, kind }));
         Ok(())
     }
 
@@ -99,7 +100,7 @@ impl MessageQueue {
         if stays(self.waiting.front()?.kind) {
             return None;
         }
-        let Waiting { message, bytes, kind } = self.waiting.pop_front()?;
+        let Waiting { message, bytes, kind } = *self.waiting.pop_front()?;
         self.bytes -= bytes;
         if let Kind::Call(id) | Kind::Bootstrap(id) = kind {
             self.calls.remove(id);
