@@ -11,8 +11,13 @@ pub(crate) const CONFIG_KEY_BYTES_MAX: usize = 480;
 /// Largest value in an object's storage: a message and a batch have room for more than one.
 pub(crate) const VALUE_BYTES_MAX: usize = 4 << 20;
 
-/// Largest sum of keys and values that one turn can write: the batch is copied as a whole.
+/// Largest sum of keys and values that one turn can write, with [`WRITE_BYTES`] for each: the batch
+/// is copied as a whole.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// The bytes that a write counts in addition to its key and value. It takes several times as much
+/// memory until it is applied, however short it is.
+pub(crate) const WRITE_BYTES: usize = 32;
 
 /// The most that one object may store unless the server sets another limit. It guards against
 /// runaways.

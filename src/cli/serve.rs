@@ -239,6 +239,10 @@ impl Options {
     /// # Errors
     /// When a flag asks for something that another flag turns off.
     fn check(&self) -> Result<(), ServerError> {
+        if self.log_backlog.is_some_and(|bytes| bytes.as_u64() == 0) {
+            let reason = "--log-backlog 0 would let nothing be written: leave it out for 64MiB";
+            return Err(ServerError::Setting(reason.to_owned()));
+        }
         if !matches!(self.http, Some(HttpDoor::Off)) {
             return Ok(());
         }

@@ -261,11 +261,11 @@ impl Server {
     }
 
     /// Sets the bytes of each host's log that may wait to be applied to the database before no new
-    /// call starts, 64 MiB by default. They take as much memory, and a start after a crash applies
-    /// as many.
+    /// call starts, 64 MiB by default and at least one. They take as much memory, and several times
+    /// as much when most writes are of a few bytes; a start after a crash applies as many.
     #[must_use]
     pub fn log_backlog(mut self, bytes: u64) -> Self {
-        self.log.backlog.bytes = bytes;
+        self.log.backlog.bytes = bytes.max(1);
         self
     }
 

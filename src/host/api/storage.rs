@@ -43,7 +43,7 @@ use crate::storage::Space;
 /// A write is refused, with nothing written and the turn's earlier writes standing, by an error
 /// whose text begins with
 /// - `key-length:`, `value-length:`: the key or value is too long, or the key is empty;
-/// - `batch-size:`: the turn would write more than 16 MiB;
+/// - `batch-size:`: the turn would write more than 16 MiB, of keys, values, and 32 bytes for each;
 /// - `over-quota:`: the object, or its class, would store more than it may;
 /// - `low-space:`: the disk is nearly full, and this would take more of it (kind `overloaded`);
 /// - `wrong-type:`: a [`Stored`](crate::Stored) of the class couldn't have that value;

@@ -11,7 +11,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -52,6 +52,9 @@ pub(crate) fn compact(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Compacted> {
     let beside = beside(path);
+    check_neighbour(path)?;
+    // An earlier attempt may have exchanged the two without a sync.
+    sync_parent(path)?;
     remove(&beside)?;
     check_room(path, map_bytes)?;
     DirBuilder::new().mode(0o700).create(&beside).map_err(io_error("create", &beside))?;
@@ -71,6 +74,8 @@ pub(crate) fn compact(
             return Err(error);
         }
     };
+    // If this fails, both are left: after a loss of power either may have the name.
+    sync_parent(path)?;
     // The directory's lock belongs to the old files, under either name.
     drop(env);
     let after = size(path)?;
@@ -161,17 +166,37 @@ fn copy(
     Ok(found)
 }
 
-/// Exchanges the names of the two, durably.
+/// Exchanges the names of the two.
 fn exchange(path: &Path, beside: &Path) -> Result<()> {
-    renameat_with(CWD, path, CWD, beside, RenameFlags::EXCHANGE).map_err(|error| {
-        io_error("put the compacted storage in the place of", path)(error.into())
-    })?;
-    let parent = path.parent().unwrap_or(Path::new("."));
+    renameat_with(CWD, path, CWD, beside, RenameFlags::EXCHANGE)
+        .map_err(|error| io_error("put the compacted storage in the place of", path)(error.into()))
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = parent(path);
     File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error("sync", parent))
 }
 
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Checks that the new environment can get the name: no name can be given to a file system.
+fn check_neighbour(path: &Path) -> Result<()> {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    let devices = device(path).and_then(|own| Ok((own, device(parent(path))?)));
+    match devices.map_err(io_error("look at", path))? {
+        (own, around) if own == around => Ok(()),
+        _ => {
+            let reason = "it is a file system of its own, which can't be exchanged: export its \
+                          objects and import them, or mount the whole data directory";
+            let source = io::Error::new(io::ErrorKind::CrossesDevices, reason);
+            Err(io_error("compact", path)(source))
+        }
+    }
+}
+
 fn size(path: &Path) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
     let data = path.join(dir::DATA);
     let metadata = fs::metadata(&data).map_err(io_error("measure", &data))?;
     Ok(metadata.blocks() * 512)

@@ -372,18 +372,22 @@ impl Changes<'_> {
         Ok(first.is_some_and(|(key, _)| key.starts_with(prefix)))
     }
 
-    /// Removes keys that begin with `prefix`, the first `most` of them; returns their number.
-    pub(crate) fn delete_some(&mut self, prefix: &[u8], most: u64) -> Result<u64> {
+    /// Removes keys that begin with `prefix`, the first ones, at least one and until they have
+    /// copied about `most` bytes of pages; returns the bytes copied, and whether all are removed.
+    pub(crate) fn delete_some(&mut self, prefix: &[u8], most: u64) -> Result<(u64, bool)> {
         let mut cursor = self.txn.open_rw_cursor(self.database).map_err(failed("open a cursor"))?;
-        let mut at = cursor.get(Some(prefix), None, NOT_LESS);
-        let mut removed = 0;
+        let (mut at, mut copied) = (cursor.get(Some(prefix), None, NOT_LESS), 0);
         // No borrow from the cursor is used after the deletion.
-        while removed < most && found(at)?.is_some_and(|(key, _)| key.starts_with(prefix)) {
+        while let Some((key, record)) = found(at)?.filter(|(key, _)| key.starts_with(prefix)) {
+            if copied >= most {
+                return Ok((copied, false));
+            }
+            // Neighbours share their page, which may be half full; each has a place of 16 bytes.
+            copied += 2 * (key.len() + record.len() + 16) as u64;
             cursor.del(WriteFlags::empty()).map_err(failed("delete"))?;
-            removed += 1;
             at = cursor.get(None, None, NEXT);
         }
-        Ok(removed)
+        Ok((copied, true))
     }
 }
 

@@ -151,7 +151,7 @@ impl Applied {
     /// Adds an entry that the log durably has.
     pub(super) fn push(&self, entry: Entry, end: End) {
         let mut waiting = self.waiting();
-        let bytes = entry.as_bytes().len() as u64;
+        let bytes = entry.disk_bytes();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.metrics.log_backlog_bytes.add(bytes);
         waiting.pushed += 1;
@@ -219,8 +219,11 @@ impl Applied {
     /// # Errors
     /// `FileChanged`, `Io`.
     pub(super) fn check_file(&self) -> Result<()> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        file.map_or(Ok(()), |file| file.check())
+        let present = || self.file.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let Some(file) = present() else { return Ok(()) };
+        let checked = file.check();
+        // The log may have gone on to another file meanwhile, and given this one up.
+        if present().is_some_and(|present| Arc::ptr_eq(&present, &file)) { checked } else { Ok(()) }
     }
 
     /// The environment durably has the next `entries` entries, of this many bytes.

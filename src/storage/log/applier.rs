@@ -94,7 +94,7 @@ fn run(env: &Environment, nonce: [u8; 16], applied: &Applied) {
 fn slice(entries: &VecDeque<(Entry, End)>) -> (usize, u64) {
     let (mut count, mut bytes) = (0, 0);
     for (entry, _) in entries {
-        let length = entry.as_bytes().len() as u64;
+        let length = entry.disk_bytes();
         if count > 0 && bytes + length > SLICE_BYTES {
             break;
         }

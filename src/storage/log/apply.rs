@@ -1,7 +1,8 @@
 //! Moves the writes of entries into the environment, in the order of the keys.
 //!
 //! Of several writes of one key only the last is made. So a transaction changes each page of the
-//! tree once, however often its records were written.
+//! tree once, however often its records were written. This holds within some ten thousand writes,
+//! which are sorted together: the memory for that is bounded, too.
 //!
 //! Usually one transaction is enough. When the writes touch very many pages, or little room is
 //! left, there are several, and the last one records how far the environment is. Then a crash may
@@ -19,7 +20,7 @@ use crate::storage::lmdb::layout::keys::{EngineKey, RecordPath, below_prefix, sp
 use crate::storage::lmdb::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, LogState, ShardMeta, damaged, shard_key,
 };
-use crate::storage::log::batch::{Op, split_head};
+use crate::storage::log::batch::{Op, Ops, split_head};
 use crate::storage::log::entry::Entry;
 use crate::storage::position::End;
 
@@ -30,6 +31,8 @@ const TRANSACTION_BYTES: u64 = 128 << 20;
 /// A transaction takes at most this fraction of the room that is left: the pages that it frees can
 /// be used again by the one after the next.
 const ROOM_FRACTION: u64 = 4;
+/// Writes that are sorted together at most: their keys and places take some 10 MB.
+const SORTED_TOGETHER: usize = 1 << 16;
 /// The pages that a change of one record copies, where no other record shares them: a leaf, and
 /// some of the pages above it.
 const PAGES_OF_A_RECORD: u64 = 2;
@@ -94,9 +97,11 @@ pub(super) fn set_log(
 /// All that is to be done for some entries.
 #[derive(Default)]
 struct Work<'a> {
+    /// The write sets that follow, and the rest of the one before them.
+    sets: VecDeque<&'a [u8]>,
+    set: Option<(ObjectId, Ops<'a>)>,
+    /// The next steps.
     steps: VecDeque<Step<'a>>,
-    /// The writes since the last clearing of a space, by key and age.
-    writes: Vec<(EngineKey, u32, Write<'a>)>,
     metas: Vec<(Shard, ShardMeta)>,
 }
 
@@ -120,46 +125,53 @@ impl<'a> Work<'a> {
             entry.blocks(|block| {
                 block.sets(|set| {
                     // A write set without writes has no head either.
-                    if set.is_empty() {
-                        return Ok(());
+                    if !set.is_empty() {
+                        work.sets.push_back(set);
                     }
-                    let (object, mut ops) = split_head(set)?;
-                    ops.try_for_each(|op| work.add(object, op?))
+                    Ok(())
                 })?;
                 let meta = ShardMeta { epoch: block.epoch, link: block.link() };
                 work.metas.push((block.shard, meta));
                 Ok(())
             })?;
         }
-        work.sort();
         Ok(work)
     }
 
-    fn add(&mut self, object: ObjectId, op: Op<'a>) -> Result<()> {
-        let (space, key, value) = match op {
-            Op::Put { space, key, value } => (space, key, Some(value)),
-            Op::Delete { space, key } => (space, key, None),
-            Op::Clear { space } => {
-                self.sort();
-                let prefixes = space_prefixes(object, space).into_iter();
-                self.steps.extend(prefixes.map(Step::Clear));
-                return Ok(());
-            }
-        };
-        let RecordPath { links, record } = RecordPath::new(object, space, key)?;
-        let age = self.writes.len() as u32;
-        self.writes.push((record, age, Write { links, value }));
+    /// Makes the next steps, if there are none: those of the next writes up to a clearing, the last
+    /// of each key, in the order of the keys.
+    fn prepare(&mut self) -> Result<()> {
+        let mut writes = Vec::new();
+        while self.steps.is_empty() && writes.len() < SORTED_TOGETHER {
+            let Some((object, op)) = self.next_op()? else { break };
+            let (space, key, value) = match op {
+                Op::Put { space, key, value } => (space, key, Some(value)),
+                Op::Delete { space, key } => (space, key, None),
+                Op::Clear { space } => {
+                    self.steps.extend(space_prefixes(object, space).into_iter().map(Step::Clear));
+                    break;
+                }
+            };
+            let RecordPath { links, record } = RecordPath::new(object, space, key)?;
+            writes.push((record, writes.len(), Write { links, value }));
+        }
+        writes.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+        while let Some((key, _, write)) = writes.pop() {
+            writes.truncate(writes.partition_point(|(before, ..)| *before < key));
+            self.steps.push_front(Step::Write(key, write));
+        }
         Ok(())
     }
 
-    /// Adds the last write of each key to the steps, in the order of the keys.
-    fn sort(&mut self) {
-        self.writes.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-        let mut writes = self.writes.drain(..).peekable();
-        while let Some((key, _, write)) = writes.next() {
-            if writes.peek().is_none_or(|(next, ..)| *next != key) {
-                self.steps.push_back(Step::Write(key, write));
+    fn next_op(&mut self) -> Result<Option<(ObjectId, Op<'a>)>> {
+        loop {
+            if let Some((object, ops)) = &mut self.set {
+                if let Some(op) = ops.next() {
+                    return Ok(Some((*object, op?)));
+                }
             }
+            let Some(set) = self.sets.pop_front() else { return Ok(None) };
+            self.set = Some(split_head(set)?);
         }
     }
 
@@ -168,30 +180,39 @@ impl<'a> Work<'a> {
     fn go_on(&mut self, changes: &mut Changes<'_>, page: u64, most: u64) -> Result<bool> {
         let record = PAGES_OF_A_RECORD * page;
         let mut copied = 0;
-        while let Some(step) = self.steps.front() {
+        loop {
+            if self.steps.is_empty() {
+                self.prepare()?;
+            }
+            let Some(step) = self.steps.front() else { return Ok(true) };
             match step {
                 Step::Write(key, Write { links, value }) => {
-                    copied += record + value.map_or(0, |value| value.len() as u64);
+                    let value_bytes = value.map_or(0, |value| value.len() as u64);
+                    copied += record * (1 + links.len() as u64) + value_bytes;
                     match value {
                         Some(value) => put(changes, key, links, value)?,
                         None => delete(changes, key, links)?,
                     }
                 }
                 Step::Clear(prefix) => {
-                    let records = (most.saturating_sub(copied) / record).max(1);
-                    let removed = changes.delete_some(prefix, records)?;
-                    copied += removed * record;
-                    if removed == records {
+                    let left = most.saturating_sub(copied).max(record);
+                    let (removed, is_done) = changes.delete_some(prefix, left)?;
+                    copied += record + removed;
+                    if !is_done {
                         return Ok(false);
                     }
                 }
             }
             self.steps.pop_front();
             if copied >= most {
-                break;
+                return Ok(self.is_done());
             }
         }
-        Ok(self.steps.is_empty())
+    }
+
+    fn is_done(&self) -> bool {
+        let is_rest = self.set.as_ref().is_some_and(|(_, ops)| ops.clone().next().is_some());
+        self.steps.is_empty() && self.sets.is_empty() && !is_rest
     }
 
     fn write_metas(&mut self, changes: &mut Changes<'_>) -> Result<()> {
@@ -225,3 +246,6 @@ fn delete(changes: &mut Changes<'_>, key: &[u8], links: &[EngineKey]) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

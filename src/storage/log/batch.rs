@@ -11,7 +11,7 @@
 //! trace.
 
 use crate::id::ObjectId;
-use crate::limits::BATCH_BYTES_MAX;
+use crate::limits::{BATCH_BYTES_MAX, WRITE_BYTES};
 use crate::storage::error::{Result, StorageError};
 use crate::storage::space::{Space, check_value};
 
@@ -120,7 +120,7 @@ impl WriteSet {
     fn begin_op(&mut self, op: u8, space: Space, key: &[u8], value_bytes: usize) -> Result<()> {
         space.check_key(key)?;
         if matches!(space, Space::Data | Space::Grants) {
-            let content = self.content + key.len() + value_bytes;
+            let content = self.content + key.len() + value_bytes + WRITE_BYTES;
             if content > BATCH_BYTES_MAX {
                 return Err(StorageError::BatchSize { bytes: content, max: BATCH_BYTES_MAX });
             }
@@ -367,6 +367,11 @@ mod tests {
         assert_eq!(set.as_bytes().len(), before);
         set.put(Space::Data, b"k", b"small").unwrap();
         while set.put(Space::Data, b"k", &[]).is_ok() {}
+        // However short they are, their number is bounded.
+        let mut short = WriteSet::new(OBJECT);
+        let written =
+            (0_u32..).take_while(|n| short.put(Space::Data, &n.to_le_bytes(), &[]).is_ok());
+        assert_eq!(written.count(), BATCH_BYTES_MAX / (4 + WRITE_BYTES));
         set.put(Space::Usage, b"", &[0; 16]).unwrap();
         set.put(Space::Requests, b"k", &value).unwrap();
     }

@@ -95,11 +95,12 @@ impl Draft {
     }
 }
 
-/// A whole entry, as it is on disk.
+/// A whole entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
+    /// As on disk, at least up to the zeros at the end.
     bytes: Vec<u8>,
-    /// The bytes without the zeros at the end.
+    /// The number of bytes without these zeros.
     content: usize,
     blocks: u32,
     number: u64,
@@ -107,9 +108,21 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// All its bytes: whole pages.
+    /// Its bytes for the disk: whole pages, until [`Entry::shrink`].
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The bytes that it takes on disk.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.content.next_multiple_of(PAGE_BYTES) as u64
+    }
+
+    /// Gives the memory of the zeros back. Entries wait in memory until they are applied, and most
+    /// are far shorter than a page.
+    pub(super) fn shrink(&mut self) {
+        self.bytes.truncate(self.content);
+        self.bytes.shrink_to_fit();
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -167,8 +180,7 @@ pub(super) fn find(bytes: &[u8], nonce: &[u8; NONCE_BYTES], segment: u64) -> Fou
         (xxh3_128(covered).to_le_bytes() == *sum).then_some((content, *sum))
     });
     let Some((content, sum)) = whole else { return Found::Torn(head) };
-    let mut bytes = bytes[..content].to_vec();
-    bytes.resize(content.next_multiple_of(PAGE_BYTES), 0);
+    let bytes = bytes[..content].to_vec();
     Found::Whole(head, Entry { bytes, content, blocks, number: head.number, sum })
 }
 
@@ -221,9 +233,11 @@ mod tests {
 
     #[test]
     fn an_entry_is_found_as_it_was_made_with_its_blocks() {
-        let (entry, links) = made();
+        let (mut entry, links) = made();
         assert_eq!(entry.as_bytes().len(), 2 * PAGE_BYTES);
         let Found::Whole(found, again) = find(entry.as_bytes(), &NONCE, 6) else { panic!() };
+        entry.shrink();
+        assert_eq!(entry.disk_bytes(), 2 * PAGE_BYTES as u64);
         assert_eq!((found, &again), (head(), &entry));
         let mut seen = Vec::new();
         again

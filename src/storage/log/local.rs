@@ -138,12 +138,13 @@ fn room(
     let measure = move || {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
         let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
+        // The backlog will take room in the environment, and records don't fill their pages.
+        let coming = 2 * applied.bytes();
         // Free pages in the engine count too, but only down to half the reserve: they may be too
         // scattered for a large value, or held back by a reader.
-        let may_reuse = (reserve / 2..reserve).contains(&left);
+        let may_reuse = left >= reserve / 2 && left < reserve + coming;
         let left = if may_reuse { left + env.bytes_reusable()? } else { left };
-        // The backlog will take room in the environment, and records don't fill their pages.
-        let left = left.saturating_sub(2 * applied.bytes());
+        let left = left.saturating_sub(coming);
         if left < reserve {
             // It may give room back, too.
             applied.hurry();
@@ -207,6 +208,9 @@ impl LocalLog {
             self.begin()?;
         }
         self.applied.make_room();
+        if let Some(failure) = self.applied.failure() {
+            return Err(StorageError::Latched(failure.clone()));
+        }
         let Some(writer) = &mut self.writer else { return Ok(outcomes) };
         let (number, previous) = (writer.last.number + 1, writer.last.sum);
         let (incarnation, durable, nonce) = (owner.0, number - 1, writer.nonce);
@@ -214,13 +218,15 @@ impl LocalLog {
         if segment != writer.last.segment {
             self.applied.watch(writer.segments.watched());
         }
-        let entry = draft.finish(&Head { nonce, incarnation, number, durable, segment, previous });
+        let mut entry =
+            draft.finish(&Head { nonce, incarnation, number, durable, segment, previous });
         thread::sleep(self.options.commit_delay);
         writer.segments.write(&entry)?;
         // Writes to an environment without a name would be lost when they are applied.
         self.env.check_files()?;
         writer.last = End { number, sum: entry.sum(), segment };
-        let bytes = entry.as_bytes().len() as u64;
+        let bytes = entry.disk_bytes();
+        entry.shrink();
         self.applied.push(entry, writer.last);
         // A small entry takes a whole page of the log.
         self.room.committed(bytes);

@@ -57,6 +57,7 @@ pub(super) fn open_to_write(
         });
     }
     segments::give_up_before(env.path(), u64::MAX)?;
+    segments::make_spares(env.path())?;
     Ok(env)
 }
 
@@ -108,7 +109,7 @@ fn recover(env: &Environment, log: &LogState, metrics: &Metrics) -> Result<()> {
     })?;
     let (mut entries, mut bytes) = (Vec::new(), 0);
     recovery::replay(env.path(), Owner::ours(), log, &mut |entry, end| {
-        bytes += entry.as_bytes().len() as u64;
+        bytes += entry.disk_bytes();
         entries.push((entry, end));
         if bytes >= SLICE_BYTES {
             apply(env, log.nonce, &entries, metrics).map_err(StorageError::Latched)?;

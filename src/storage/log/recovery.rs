@@ -31,11 +31,14 @@ pub(super) fn replay(
 ) -> Result<()> {
     let mut walk = Walk { log, last: None, lost: None, visit };
     let first = log.applied.segment;
-    let numbers = segments::list(dir)?;
-    if !numbers.contains(&first) {
-        return Err(damaged(dir, first, walk.expected()));
-    }
-    for number in numbers.into_iter().filter(|number| *number >= first) {
+    let numbers = segments::list(dir)?.into_iter().filter(|number| *number >= first);
+    let numbers: Vec<_> = numbers.collect();
+    // Each segment is made while the one before it fills: no number is left out.
+    let wanted = first..first + numbers.len().max(1) as u64;
+    for number in wanted {
+        if !numbers.contains(&number) {
+            return Err(damaged(dir, number, walk.expected()));
+        }
         let path = segments::path(dir, number);
         let mut bytes = Vec::new();
         let read = owner.open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
@@ -77,7 +80,7 @@ impl Walk<'_> {
             if !self.follows(&head, &entry) {
                 return Ok(false);
             }
-            let (number, sum, length) = (entry.number(), entry.sum(), entry.as_bytes().len());
+            let (number, sum, length) = (entry.number(), entry.sum(), entry.disk_bytes() as usize);
             self.last = Some((number, sum));
             if number > self.log.applied.number {
                 (self.visit)(entry, End { number, sum, segment })?;

@@ -122,17 +122,33 @@ impl Segments {
             Ok(made) if made.bytes >= needed => made,
             Ok(_) => {
                 give_up(&self.dir, number)?;
-                make(&self.dir, number, (needed, needed))?
+                match make(&self.dir, number, (needed, needed)) {
+                    Err(StorageError::NoSpace { .. }) => self.released(number, needed, release)?,
+                    made => made?,
+                }
             }
-            Err(StorageError::NoSpace { .. }) => {
-                release()?;
-                make(&self.dir, number, (needed, needed))?
-            }
+            Err(StorageError::NoSpace { .. }) => self.released(number, needed, release)?,
             Err(error) => return Err(error),
         };
         let wanted = (self.current.bytes * 2).min(self.most);
         self.next = Some(make_ahead(&self.dir, number + 1, wanted)?);
         Ok(())
+    }
+
+    /// Makes a segment on a full disk, in the room of those that aren't needed.
+    fn released(
+        &self,
+        number: u64,
+        needed: u64,
+        release: impl FnOnce() -> Result<()>,
+    ) -> Result<Segment> {
+        release()?;
+        for (bytes, spare) in spares(&self.dir)? {
+            if (1..needed).contains(&bytes) {
+                fs::remove_file(&spare).map_err(io_error("remove", &spare))?;
+            }
+        }
+        make(&self.dir, number, (needed, needed))
     }
 }
 
@@ -239,6 +255,25 @@ pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(segments.chain(spares.map(|(_, path)| path)).collect())
 }
 
+/// Makes the spare segments that are missing, so that a log can begin on a disk that is full by
+/// then. If it is full now, they are left out.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn make_spares(dir: &Path) -> Result<()> {
+    for (bytes, path) in spares(dir)? {
+        if bytes > 0 {
+            continue;
+        }
+        match create(&path, FIRST_BYTES) {
+            Ok(_) => {}
+            Err(error) if disk::is_full(&error) => return Ok(()),
+            Err(error) => return Err(io_error("make", &path)(error)),
+        }
+    }
+    Ok(())
+}
+
 /// Gives up the segments with smaller numbers than `first`: two become spare ones.
 ///
 /// # Errors
@@ -253,8 +288,10 @@ fn give_up(dir: &Path, number: u64) -> Result<()> {
     let bytes = fs::symlink_metadata(&path).map_err(io_error("look at", &path))?.len();
     let place = spares(dir)?.into_iter().min().filter(|(shorter, _)| *shorter < bytes);
     match place {
-        Some((_, place)) => fs::rename(&path, place).map_err(io_error("rename", &path)),
-        None => fs::remove_file(&path).map_err(io_error("remove", &path)),
+        Some((_, place)) if bytes <= BYTES_MAX => {
+            fs::rename(&path, place).map_err(io_error("rename", &path))
+        }
+        _ => fs::remove_file(&path).map_err(io_error("remove", &path)),
     }
 }
 
