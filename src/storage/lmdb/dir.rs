@@ -235,10 +235,10 @@ mod tests {
         check("data.mdb", "x", |error| matches!(error, E::NotOurs(_)));
         check("notes.txt", "", |error| matches!(error, E::NotOurs(_)));
         check(MARKER, "something else", |error| matches!(error, E::NotOurs(_)));
-        check(MARKER, "capstead config format 3\n", |error| matches!(error, E::NotOurs(_)));
-        check(MARKER, "capstead objects format 3\n", |error| matches!(error, E::DataMissing(_)));
+        check(MARKER, "capstead config format 4\n", |error| matches!(error, E::NotOurs(_)));
+        check(MARKER, "capstead objects format 4\n", |error| matches!(error, E::DataMissing(_)));
         check(MARKER, "capstead objects format 23\n", |error| {
-            matches!(error, E::Format { found: 23, known: 3 })
+            matches!(error, E::Format { found: 23, known: 4 })
         });
     }
 
@@ -268,7 +268,7 @@ mod tests {
             assert_eq!(made.age(), Age::New);
             made.complete().unwrap();
             let text = fs::read_to_string(dir.path().join(MARKER)).unwrap();
-            assert_eq!(text, "capstead objects format 3\n");
+            assert_eq!(text, "capstead objects format 4\n");
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::storage::lmdb::layout::{
 };
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
+use crate::storage::position::random_name;
 use crate::storage::range::Direction;
 
 /// Two for the vat thread, which may read while it visits, one for commits, and some for tools.
@@ -453,7 +454,9 @@ fn count_opening(lmdb: &Lmdb, database: Database, kind: Kind, age: Age) -> Resul
     commit(lmdb, database, |changes| {
         let mut record = match (changes.get(&ENVIRONMENT_KEY)?, age) {
             (Some(record), _) => EnvironmentRecord::decode(record, kind)?,
-            (None, Age::New) => EnvironmentRecord::default(),
+            (None, Age::New) => {
+                EnvironmentRecord { identity: random_name()?, ..Default::default() }
+            }
             (None, Age::Existing) => return Err(layout::damaged(&ENVIRONMENT_KEY)),
         };
         record.incarnation += 1;
