@@ -132,6 +132,7 @@ pub(crate) enum StorageError {
     },
 
     /// The log has lost a block that it must have. Nothing changed.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the local log keeps no history"))]
     #[error("the log lacks block {position:?} of shard {shard:?}; restore a backup")]
     Hole {
         /// The shard whose block is missing.

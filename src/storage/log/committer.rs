@@ -295,10 +295,10 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &dyn Fn()) {
                 unapplied.tickets.push_back(ticket);
             }
             shared.durable.store(ticket.0, Ordering::Release);
-            on_progress();
             if let Some(failure) = failure {
                 return Err(failure);
             }
+            on_progress();
             if shared.bytes.load(Ordering::Relaxed) == 0 {
                 chains.log.rest();
             }

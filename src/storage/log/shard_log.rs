@@ -34,7 +34,6 @@ pub(crate) enum Outcome {
     #[cfg_attr(not(test), expect(dead_code, reason = "the local log is never busy"))]
     Busy,
     /// Its answer was lost: it may or may not be durable.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the local log loses no answer"))]
     Unknown,
     /// The log is broken, and accepts no more blocks in this process. Only the next process learns
     /// whether this one is durable.

@@ -317,3 +317,56 @@ fn a_snapshot_and_the_applying_of_a_turn_wait_for_each_other() {
     see.recv().unwrap();
     looking.join().unwrap();
 }
+
+/// The variable with the directory in which a process clears an object.
+const CLEAR: &str = "CAPSTEAD_CLEAR";
+/// This name, as the test's process is told it.
+const CLEARING: &str = "storage::log::local::tests::clearing_takes_memory_that_does_not_grow";
+/// The memory that clearing may take. The records of the object are many times as long.
+const CLEAR_BYTES: u64 = 12 << 20;
+
+/// The bytes of memory of its own that this process has, as `RLIMIT_DATA` counts them.
+fn data_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmData:")?.strip_suffix("kB"));
+    kib.unwrap().trim().parse::<u64>().unwrap() << 10
+}
+
+/// A clear is one record of the log, and is applied in parts.
+#[test]
+fn clearing_takes_memory_that_does_not_grow() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let options = LogOptions { map_bytes: 1 << 30, ..LogOptions::default() };
+    if let Some(dir) = std::env::var_os(CLEAR) {
+        let (mut log, reader) = open(Path::new(&dir), options, Arc::default()).unwrap();
+        let claim = log.claim(SHARD).unwrap();
+        let small = append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+        reader.snapshot(|_| Ok(())).unwrap();
+        let most = Some(data_bytes() + CLEAR_BYTES);
+        let limit = Rlimit { current: most, ..getrlimit(Resource::Data) };
+        setrlimit(Resource::Data, limit).unwrap();
+        let mut clear = WriteSet::new(OBJECT);
+        clear.clear(Space::Data);
+        append(&mut log, block(Claim { link: small, ..claim }, clear)).unwrap();
+        reader.snapshot(|_| Ok(())).unwrap();
+        assert_eq!(reader.count(OBJECT).unwrap(), Usage::default());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, reader) = open(dir.path(), options, Arc::default()).unwrap();
+    let mut claim = log.claim(SHARD).unwrap();
+    for value in 0..10_u8 {
+        let mut set = WriteSet::new(OBJECT);
+        for number in 0..10_000_u32 {
+            let key = [&[value], &number.to_be_bytes()[..]].concat();
+            set.put(Space::Data, &key, &[value; 1_000]).unwrap();
+        }
+        claim.link = append(&mut log, block(claim, set)).unwrap();
+    }
+    reader.snapshot(|_| Ok(())).unwrap();
+    drop((log, reader));
+    let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = process.args(["--exact", CLEARING]).env(CLEAR, dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
+}
