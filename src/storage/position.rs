@@ -1,10 +1,5 @@
 //! The positions in the chain of a shard's blocks, and in the log of a host.
 
-use std::io;
-use std::path::Path;
-
-use crate::storage::error::{Result, io_error};
-
 /// The length of a chain's hash, in bytes.
 pub(crate) const HASH_BYTES: usize = 16;
 
@@ -26,18 +21,6 @@ pub(crate) const NONCE_BYTES: usize = 16;
 
 /// The random name of an environment, which it keeps for ever.
 pub(crate) type Identity = [u8; 16];
-
-/// A new name for an environment or a log; never all zeros.
-///
-/// # Errors
-/// `Io`: the operating system has no random bytes.
-pub(crate) fn random_name() -> Result<[u8; 16]> {
-    let mut name = [0; 16];
-    let failed = io_error("read random bytes from", Path::new("the system"));
-    getrandom::fill(&mut name).map_err(|error| failed(io::Error::other(error)))?;
-    name[0] |= 1;
-    Ok(name)
-}
 
 /// The checksum of a log's entry, which covers the checksum of the entry before.
 pub(crate) type Sum = [u8; HASH_BYTES];

@@ -1,9 +1,9 @@
 //! The lab `rot`, second part: a bit of the log has changed. Is it found, and is its entry named?
 //!
-//! Every entry that another one follows, or a tail, or that was applied, was acknowledged: the start
-//! must be refused, with the number of the entry. The last entry of a log that wasn't applied and
-//! has no tail can't be told from one that was being written at a crash: it may be missing, alone
-//! and as a whole.
+//! Every entry that another one follows, or a tail, or that was applied, was acknowledged: the
+//! start must be refused, with the number of the entry. The last entry of a log that wasn't applied
+//! and has no tail can't be told from one that was being written at a crash: it may be missing,
+//! alone and as a whole.
 
 use std::fs;
 

@@ -23,14 +23,13 @@ use ::lmdb::{
 
 use crate::limits::MAP_BYTES;
 use crate::storage::error::{Result, StorageError, io_error};
-use crate::storage::lmdb::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER};
+use crate::storage::lmdb::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER, random_name};
 use crate::storage::lmdb::disk;
 use crate::storage::lmdb::layout::{
     self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind,
 };
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
-use crate::storage::position::random_name;
 use crate::storage::range::Direction;
 
 /// Two for the vat thread, which may read while it visits, one for commits, and some for tools.

@@ -194,7 +194,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            // What can be read at all is another block, and has only this encoding.
+            // If it can be read at all it is another block, and has only this encoding.
             if let Ok(other) = ShardBlock::decode(&changed) {
                 assert_eq!(other.encode(), changed, "bit {bit}");
                 assert_ne!(other.link(), block.link());

@@ -5,9 +5,9 @@
 //! thread only appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order. `durable` moves only after the log
-//! reported every block of these tickets as durable. After a block that was fenced, or a log that
-//! failed, or a panic, `failure` is set, nothing more is committed, and `durable` never moves again.
-//! Where a log is busy, or lost its answer, the same blocks are offered again.
+//! reported every block of these tickets as durable. After a block that was fenced, a log that
+//! failed, or a panic, `failure` is set, nothing more is committed, and `durable` never moves
+//! again. The same blocks are offered again to a log that is busy or lost its answer.
 
 use std::any::Any;
 use std::cell::Cell;

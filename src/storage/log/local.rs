@@ -24,7 +24,7 @@ use crate::id::{Epoch, Shard};
 use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
-use crate::storage::lmdb::dir::Access;
+use crate::storage::lmdb::dir::{Access, random_name};
 use crate::storage::lmdb::disk::{self, Disk};
 use crate::storage::lmdb::engine::Environment;
 use crate::storage::lmdb::layout::{
@@ -41,7 +41,7 @@ use crate::storage::log::opening::{open_to_read, open_to_write};
 use crate::storage::log::reader::Reader;
 use crate::storage::log::segments::{self, Segments};
 use crate::storage::log::shard_log::{Claim, Outcome, ShardLog, VisitBlock};
-use crate::storage::position::{End, Identity, Link, NONCE_BYTES, Position, random_name};
+use crate::storage::position::{End, Identity, Link, NONCE_BYTES, Position};
 
 /// The options of the local log.
 #[derive(Clone, Copy, Debug)]

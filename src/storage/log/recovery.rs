@@ -31,7 +31,7 @@ pub(super) fn check_identity(dir: &Path, owner: Owner, identity: &Identity) -> R
         let mut file = owner.open(&path).map_err(&failed)?;
         let mut bytes = Vec::new();
         (&mut file).take(HEAD_BYTES as u64).read_to_end(&mut bytes).map_err(&failed)?;
-        // Where a damaged one would be taken for another's, its sum tells.
+        // Only the sum tells another's entry from a damaged one of ours.
         if names_another(&bytes, identity) {
             file.read_to_end(&mut bytes).map_err(&failed)?;
             if is_of_another(&bytes, identity) {
@@ -139,8 +139,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Tells whether any other entry of the log begins here than the one that may be torn, or a tail
-    /// of one that wasn't read.
+    /// Tells whether any other entry of the log begins here than the one that may be torn, or a
+    /// tail of one that wasn't read.
     fn has_more(&self, segment: u64, bytes: &[u8]) -> bool {
         let expected = self.expected();
         bytes.chunks(PAGE_BYTES).enumerate().any(|(page, _)| {

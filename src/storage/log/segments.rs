@@ -74,8 +74,8 @@ impl Segments {
     }
 
     /// Finds the place for an entry of this many bytes, and a tail after it; returns the number of
-    /// its segment. If no segment can be made, `release` is called, and has to give up all those before the present
-    /// one.
+    /// its segment. If no segment can be made, `release` is called, and has to give up all those
+    /// before the present one.
     ///
     /// # Errors
     /// `Io`, `NoSpace`, or that of `release`: nothing was written, and nothing can be.

@@ -46,8 +46,8 @@ pub(crate) type VisitBlock<'a> = dyn FnMut(ShardBlock) -> Result<()> + 'a;
 /// Makes blocks durable. One thread owns it.
 ///
 /// Each call of `append` that accepts a block is one entry of the log. Its bytes never change once
-/// they were offered: whoever has no answer, or `Busy` or `Unknown`, offers the same blocks again
-/// until there is one.
+/// they were offered: an owner without an answer, or with `Busy` or `Unknown`, offers the same
+/// blocks again until there is one.
 #[cfg_attr(
     not(test),
     expect(
@@ -67,8 +67,8 @@ pub(crate) trait ShardLog: Send {
     ///
     /// A block is applied as a whole or not at all, and so is each of its write sets. Blocks of
     /// different shards may have different outcomes. A block that is offered again after it was
-    /// applied is answered by its `Position`, whoever owns the shard by then, if its chain ends
-    /// with it or if `read` still gives it; it is never applied twice.
+    /// applied is answered by its `Position`, also when another owner has the shard by then, if its
+    /// chain ends with it or if `read` still gives it; it is never applied twice.
     fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome>;
 
     /// Offers several entries, each before the one in front of it is answered, if the log can. An
