@@ -14,7 +14,7 @@ use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Frames, Head,
 use crate::storage::lmdb::layout::keys::RecordPath;
 use crate::storage::lmdb::layout::{EnvironmentRecord, ShardMeta, whole};
 use crate::storage::log::batch::WriteSet;
-use crate::storage::log::block::EncodedBlock;
+use crate::storage::log::block::ShardBlock;
 use crate::storage::{Kind, Space, Usage};
 use crate::sturdyref::{Citation, Grant, Nonce, ReferenceCipher};
 
@@ -34,8 +34,8 @@ pub fn layout(bytes: &[u8]) {
 
 /// A block of writes, and the writes of one turn, which have exactly one encoding.
 pub fn write_set(bytes: &[u8]) {
-    if let Ok(block) = EncodedBlock::decode(bytes) {
-        drop(block.sets(|set| WriteSet::decode(set).map(drop)));
+    if let Ok(block) = ShardBlock::decode(bytes) {
+        assert_eq!(block.encode(), bytes);
     }
     if let Ok(writes) = WriteSet::decode(bytes)
         && !writes.is_empty()

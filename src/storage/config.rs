@@ -6,6 +6,7 @@
 //! objects.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -13,14 +14,15 @@ use crate::limits::MAP_BYTES;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::dir::Access;
 use crate::storage::lmdb::engine::Environment;
-use crate::storage::lmdb::layout::{Kind, config_key, damaged};
+use crate::storage::lmdb::layout::{CONFIG_PREFIX_BYTES, Kind, config_key, config_prefix, damaged};
 use crate::storage::lmdb::owned::Owner;
+use crate::storage::range::{Direction, after_prefix};
 use crate::storage::space::check_value;
 
-/// A value with the number of times that it was stored, from 1.
+/// A value with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Versioned {
-    /// Grows by one with each change.
+    /// Grows with each change of the value, by any number.
     pub(crate) version: u64,
     /// The value that was stored.
     pub(crate) value: Vec<u8>,
@@ -33,10 +35,13 @@ pub(crate) enum CasOutcome {
     Stored(u64),
     /// Nothing was changed: this is the present version, or `None` if there is no value.
     Conflict(Option<u64>),
+    /// The answer was lost: the value may be stored or not, and `get` tells.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the store of one machine always knows"))]
+    Unknown,
 }
 
-/// Called with each later value of a watched key.
-pub(crate) type Observer = Box<dyn Fn(&Versioned) + Send>;
+/// Called with a watched key and its value.
+pub(crate) type Observer = Box<dyn Fn(&str, &Versioned) + Send>;
 
 /// Stores the values that a cluster agrees on.
 pub(crate) trait ConfigStore: Send {
@@ -59,20 +64,22 @@ pub(crate) trait ConfigStore: Send {
         value: &[u8],
     ) -> Result<CasOutcome>;
 
-    /// Calls `observer` with every value stored under `key` from now on, in order, after it is
-    /// durable. An observer must not use the store.
+    /// Calls `observer` with the present value of every key that begins with `prefix`, in the order
+    /// of the keys, and then with every value that is stored under one, in order, after it is
+    /// durable. It sees the present values before this returns. An observer must not use the store.
     ///
     /// # Errors
-    /// `KeyLength`, or the store can't be watched; nothing changed.
+    /// `KeyLength`, `CorruptRecord`, or the store can't be read or watched: the observer sees no
+    /// later values.
     #[cfg_attr(not(test), expect(dead_code, reason = "one supervisor has nobody to watch"))]
-    fn watch(&self, key: &str, observer: Observer) -> Result<()>;
+    fn watch(&self, prefix: &str, observer: Observer) -> Result<()>;
 }
 
 /// The config store of a single machine.
 pub(crate) struct LocalConfig {
     env: Environment,
     /// Held from a swap until its observers were called, so that they see swaps in order.
-    observers: Mutex<Vec<(Vec<u8>, Observer)>>,
+    observers: Mutex<Vec<(String, Observer)>>,
 }
 
 impl LocalConfig {
@@ -120,7 +127,7 @@ impl ConfigStore for LocalConfig {
         expected: Option<u64>,
         value: &[u8],
     ) -> Result<CasOutcome> {
-        let key = config_key(key)?;
+        let (name, key) = (key, config_key(key)?);
         check_value(value)?;
         let observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner);
         let swapped = self.env.write(|changes| {
@@ -137,16 +144,26 @@ impl ConfigStore for LocalConfig {
         let outcome = swapped.map_err(StorageError::Latched)?;
         if let CasOutcome::Stored(version) = outcome {
             let stored = Versioned { version, value: value.to_vec() };
-            let watching = observers.iter().filter(|(watched, _)| *watched == key);
-            watching.for_each(|(_, observer)| observer(&stored));
+            let watching = observers.iter().filter(|(prefix, _)| name.starts_with(prefix));
+            watching.for_each(|(_, observer)| observer(name, &stored));
         }
         Ok(outcome)
     }
 
-    fn watch(&self, key: &str, observer: Observer) -> Result<()> {
-        let key = config_key(key)?;
+    fn watch(&self, prefix: &str, observer: Observer) -> Result<()> {
+        let from = config_prefix(prefix)?;
+        // So that no swap comes between the present values and the later ones.
         let mut observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner);
-        observers.push((key, observer));
+        let until = after_prefix(&from);
+        let _ = self.env.read(|snapshot| {
+            snapshot.walk((&from, until.as_deref()), Direction::Up, |key, record| {
+                let (version, value) = split(key, record)?;
+                let name = str::from_utf8(&key[CONFIG_PREFIX_BYTES..]).map_err(|_| damaged(key))?;
+                observer(name, &Versioned { version, value: value.to_vec() });
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        observers.push((prefix.to_owned(), observer));
         Ok(())
     }
 }

@@ -131,6 +131,16 @@ pub(crate) enum StorageError {
         shard: Shard,
     },
 
+    /// The log has lost a block that it must have. Nothing changed.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the local log keeps no history"))]
+    #[error("the log lacks block {position:?} of shard {shard:?}; restore a backup")]
+    Hole {
+        /// The shard whose block is missing.
+        shard: Shard,
+        /// The first position that is missing.
+        position: Position,
+    },
+
     /// The log no longer has the requested blocks, or never kept them. Nothing changed.
     #[error("the log keeps only what follows {last:?}; read the shard's records instead")]
     Trimmed {
@@ -261,6 +271,16 @@ pub(crate) enum StorageError {
         path: PathBuf,
         /// The number of the entry.
         entry: u64,
+    },
+
+    /// A segment of the log is of another environment. Nothing was changed.
+    #[error(
+        "{path:?} belongs to another data directory or host; put back the file that was there, \
+         or restore a backup"
+    )]
+    LogOfAnother {
+        /// The segment.
+        path: PathBuf,
     },
 
     /// The log has entries that must be applied before anything is read, and only the owner of the

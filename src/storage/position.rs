@@ -19,6 +19,9 @@ pub(crate) struct Link {
 /// The length of the random name under which a log's entries are written, in bytes.
 pub(crate) const NONCE_BYTES: usize = 16;
 
+/// The random name of an environment, which it keeps for ever.
+pub(crate) type Identity = [u8; 16];
+
 /// The checksum of a log's entry, which covers the checksum of the entry before.
 pub(crate) type Sum = [u8; HASH_BYTES];
 

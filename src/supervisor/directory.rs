@@ -49,12 +49,15 @@ impl Directory {
     /// The placement can't be read or written, or was made for another number of hosts.
     pub(super) fn open(config: &LocalConfig, hosts: u16) -> Result<Self> {
         // Read first, because a process that opened the data for reading must not write.
-        let written = match Self::written(config)? {
-            Some(written) => written,
-            None => match config.compare_and_swap(HOSTS, None, &hosts.to_be_bytes())? {
-                CasOutcome::Stored(_) => hosts,
-                CasOutcome::Conflict(_) => Self::written(config)?.ok_or_else(damaged)?,
-            },
+        let written = loop {
+            if let Some(written) = Self::written(config)? {
+                break written;
+            }
+            match config.compare_and_swap(HOSTS, None, &hosts.to_be_bytes())? {
+                CasOutcome::Stored(_) => break hosts,
+                CasOutcome::Conflict(_) => break Self::written(config)?.ok_or_else(damaged)?,
+                CasOutcome::Unknown => {}
+            }
         };
         if written != hosts {
             return Err(failed(format!(

@@ -6,12 +6,13 @@
 //! work.
 //!
 //! A server with a reserve refuses growth before that. Writes that grow nothing go on then, however
-//! many there are, and even when another program has taken the reserve.
+//! many there are, and even when another program has taken the reserve; and so do deletions.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 
+use capstead_client::facet_capnp::facet;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tempfile::TempDir;
@@ -21,7 +22,7 @@ use crate::history::{Call, Outcome};
 use crate::lab::{Counts, Found, add, ensure, quick_scratch, runs};
 use crate::load::Recorder;
 use crate::options::Tier;
-use crate::support::calls::{by_name, connect, run as run_calls};
+use crate::support::calls::{by_name, connect, revoke, run as run_calls, save};
 use crate::support::random::Random;
 use crate::support::{Process, Served, serve_with};
 use crate::writer::{End, IN_FLIGHT, Log, Script, acknowledged};
@@ -40,6 +41,12 @@ const RESERVE: [&str; 2] = ["--reserve", "2MiB"];
 /// Writes that grow nothing, of which each entry has a few: their log is several times as long as
 /// the disk.
 const OVERWRITES: u64 = 20_000;
+/// Grants that are revoked in each state of the disk, each of which deletes a record.
+const REVOKED: usize = 20;
+/// The states of the disk of a server with a reserve, in their order.
+const STATES: [&str; 3] = ["it refuses growth", "the disk is full", "it started on a full disk"];
+/// The counter with the grants.
+const SHARED: &str = "shared";
 
 /// A kind of file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,11 +197,12 @@ fn overwrite(disk: &Disk, seed: u64) -> Found {
     let recorder = Recorder::new();
     let mut random = Random::from_seed(seed);
     let mut served = serve_with(&data, &RESERVE);
+    run_calls(make_grants(&served, &recorder));
     let mut names = run_calls(new_counters(&served, &recorder));
     // Of those at the end some were refused, and aren't there.
     names.truncate(names.len().saturating_sub(CALLS));
     ensure(names.len() > CALLS, || format!("only {} counters could be made", names.len()))?;
-    for state in ["it refuses growth", "the disk is full", "it started on a full disk"] {
+    for (number, state) in STATES.into_iter().enumerate() {
         if state == "the disk is full" {
             disk.fill();
         }
@@ -206,6 +214,7 @@ fn overwrite(disk: &Disk, seed: u64) -> Found {
         let went_well = |counts: &Counts| !counts.contains_key("unknown");
         if went_well(&recorder.check("full")?) {
             run_calls(increments(&served, &recorder, &names, &mut random));
+            run_calls(revoke_grants(&served, number));
         }
         let counts = recorder.check("full")?;
         if !went_well(&counts) {
@@ -215,12 +224,47 @@ fn overwrite(disk: &Disk, seed: u64) -> Found {
         }
     }
     run_calls(recorder.read(&served, &names));
+    let grants = run_calls(count_grants(&served));
+    ensure(grants == 0, || format!("{grants} grants are left, and all were revoked"))?;
     let counts = recorder.check("full")?;
     let refused = counts.get("refused").copied().unwrap_or(0);
     ensure((1..=CALLS as u64).contains(&refused), || {
         format!("{refused} calls were refused, and only new counters may be")
     })?;
     Ok(counts)
+}
+
+fn label(state: usize, number: usize) -> String {
+    format!("grant {number} of state {state}")
+}
+
+/// Makes a counter with the grants that are revoked later.
+async fn make_grants(served: &Served, recorder: &std::rc::Rc<Recorder>) {
+    let (_connection, counters) = connect(served).await;
+    let (client, counter) = (recorder.client(), by_name(&counters, SHARED));
+    recorder.call(client, SHARED, &counter, Call::Increment(1)).await;
+    for (state, number) in (0..STATES.len()).flat_map(|state| (0..REVOKED).map(move |n| (state, n)))
+    {
+        save(&counter, &label(state, number)).await;
+    }
+}
+
+/// Revokes the grants of that state.
+async fn revoke_grants(served: &Served, state: usize) {
+    let (_connection, counters) = connect(served).await;
+    let counter = by_name(&counters, SHARED);
+    for number in 0..REVOKED {
+        revoke(&counter, &label(state, number)).await;
+    }
+}
+
+/// The number of grants of that counter.
+async fn count_grants(served: &Served) -> u32 {
+    let (_connection, counters) = connect(served).await;
+    let facet = facet::Client { client: by_name(&counters, SHARED).client };
+    let reply = facet.grants_request().send().promise.await.expect("they are listed");
+    let grants = reply.get().and_then(facet::grants_results::Reader::get_grants);
+    grants.expect("the answer has a list").len()
 }
 
 /// Increments these counters in any order, with several calls under way.

@@ -2,8 +2,8 @@
 //!
 //! Several clients call several counters and record the results. After each death the next server
 //! must start soon, and the counters are read. In the end one order of all calls, over all lives of
-//! the server, must explain every result. Some lives apply their log all the time, some seldom, and
-//! some never.
+//! the server, must explain every result. Some lives apply their log all the time, some seconds
+//! later, some never, and some are always behind by as much as may be.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,9 +20,15 @@ use crate::support::{Served, now, scratch, serve_with};
 const CYCLES: usize = 100;
 const CLIENTS: usize = 4;
 const COUNTERS: usize = 3;
-/// The backlogs of the lives of the server, in turn.
-const BACKLOGS: [&[&str]; 3] =
-    [&["--log-backlog", "64KiB", "--log-age", "1ms"], &[], &["--log-age", "1h"]];
+/// The backlogs of the lives of the server, in turn: applied at once, as usual, seconds later,
+/// never, and always behind by about as much as may wait, since calls stop there.
+const BACKLOGS: [&[&str]; 5] = [
+    &["--log-backlog", "64KiB", "--log-age", "1ms"],
+    &[],
+    &["--log-age", "3s"],
+    &["--log-age", "1h"],
+    &["--log-backlog", "32KiB", "--log-age", "1h"],
+];
 /// The limit for the second slowest of a hundred starts.
 const RESTART: Duration = Duration::from_secs(2);
 

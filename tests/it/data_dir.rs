@@ -186,9 +186,9 @@ const SPOILT: [Spoilt; 24] = [
     },
     Spoilt {
         name: "a host of a newer format",
-        spoil: |data| write(data, "host-0/CAPSTEAD", "capstead objects format 4\n"),
+        spoil: |data| write(data, "host-0/CAPSTEAD", "capstead objects format 5\n"),
         names: "host-0",
-        says: "format 4",
+        says: "format 5",
     },
 ];
 

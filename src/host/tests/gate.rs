@@ -103,7 +103,7 @@ fn after_a_failed_commit_nothing_leaves() {
         let world = World::new();
         let object = world.object("x");
         call_write(&object, 1).promise.await.unwrap();
-        world.disk.fail_next(crate::storage::testing::model::Fault::Unknown);
+        world.disk.fail_next(crate::storage::testing::model::Fault::Failed);
         let mut lost = call_write(&object, 2).promise;
         world.vat.failure().await;
         settle().await;

@@ -24,6 +24,18 @@ pub(super) const LMDB_LOCK: &str = "lock.mdb";
 /// Longer than any marker of ours: reading this much shows whether a file is a marker.
 const MARKER_BYTES_MAX: u64 = 64;
 
+/// A new name for an environment or a log; never all zeros.
+///
+/// # Errors
+/// `Io`: the operating system has no random bytes.
+pub(crate) fn random_name() -> Result<[u8; 16]> {
+    let mut name = [0; 16];
+    let failed = io_error("read random bytes from", Path::new("the system"));
+    getrandom::fill(&mut name).map_err(|error| failed(io::Error::other(error)))?;
+    name[0] |= 1;
+    Ok(name)
+}
+
 /// Tells whether an environment was made before, or is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
@@ -235,10 +247,10 @@ mod tests {
         check("data.mdb", "x", |error| matches!(error, E::NotOurs(_)));
         check("notes.txt", "", |error| matches!(error, E::NotOurs(_)));
         check(MARKER, "something else", |error| matches!(error, E::NotOurs(_)));
-        check(MARKER, "capstead config format 3\n", |error| matches!(error, E::NotOurs(_)));
-        check(MARKER, "capstead objects format 3\n", |error| matches!(error, E::DataMissing(_)));
+        check(MARKER, "capstead config format 4\n", |error| matches!(error, E::NotOurs(_)));
+        check(MARKER, "capstead objects format 4\n", |error| matches!(error, E::DataMissing(_)));
         check(MARKER, "capstead objects format 23\n", |error| {
-            matches!(error, E::Format { found: 23, known: 3 })
+            matches!(error, E::Format { found: 23, known: 4 })
         });
     }
 
@@ -268,7 +280,7 @@ mod tests {
             assert_eq!(made.age(), Age::New);
             made.complete().unwrap();
             let text = fs::read_to_string(dir.path().join(MARKER)).unwrap();
-            assert_eq!(text, "capstead objects format 3\n");
+            assert_eq!(text, "capstead objects format 4\n");
         }
     }
 }

@@ -23,7 +23,7 @@ use ::lmdb::{
 
 use crate::limits::MAP_BYTES;
 use crate::storage::error::{Result, StorageError, io_error};
-use crate::storage::lmdb::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER};
+use crate::storage::lmdb::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER, random_name};
 use crate::storage::lmdb::disk;
 use crate::storage::lmdb::layout::{
     self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind,
@@ -457,7 +457,9 @@ fn count_opening(lmdb: &Lmdb, database: Database, kind: Kind, age: Age) -> Resul
     commit(lmdb, database, |changes| {
         let mut record = match (changes.get(&ENVIRONMENT_KEY)?, age) {
             (Some(record), _) => EnvironmentRecord::decode(record, kind)?,
-            (None, Age::New) => EnvironmentRecord::default(),
+            (None, Age::New) => {
+                EnvironmentRecord { identity: random_name()?, ..Default::default() }
+            }
             (None, Age::Existing) => return Err(layout::damaged(&ENVIRONMENT_KEY)),
         };
         record.incarnation += 1;

@@ -5,7 +5,7 @@
 //!
 //! | key | record |
 //! |---|---|
-//! | `00` | the environment: format, kind, incarnation, nonce of its log, last applied entry |
+//! | `00` | the environment: format, kind, identity, incarnation, nonce of its log, last applied entry |
 //! | `01` ‖ text | config environments only: version (8) ‖ value |
 //! | shard (2) | the shard's epoch, position and chain hash |
 //! | shard (2) ‖ object id (16) ‖ space (1) ‖ key of the space | one record of an object; longer keys see `keys` |
@@ -28,11 +28,11 @@ use crate::cursor::Cursor;
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::CONFIG_KEY_BYTES_MAX;
 use crate::storage::error::StorageError;
-use crate::storage::position::{End, HASH_BYTES, Link, NONCE_BYTES, Position};
+use crate::storage::position::{End, HASH_BYTES, Identity, Link, NONCE_BYTES, Position};
 use crate::storage::space::Space;
 
 /// The format that this code reads and writes.
-pub(crate) const FORMAT: u8 = 3;
+pub(crate) const FORMAT: u8 = 4;
 
 /// The key of an environment's record about itself. All other keys are longer.
 pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
@@ -41,6 +41,8 @@ pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
 pub(crate) const CHECKSUM_BYTES: usize = 4;
 
 const CONFIG_PREFIX: u8 = 1;
+/// The bytes in front of a config value's name.
+pub(crate) const CONFIG_PREFIX_BYTES: usize = 1;
 const SHARD_BYTES: usize = 2;
 const SPACE_AT: usize = SHARD_BYTES + ObjectId::LEN;
 const META_VERSION: u8 = 1;
@@ -70,6 +72,14 @@ pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
         return Err(StorageError::KeyLength { length: key.len(), max: CONFIG_KEY_BYTES_MAX });
     }
     Ok([&[CONFIG_PREFIX], key.as_bytes()].concat())
+}
+
+/// The beginning of the keys of config values whose names begin like this.
+pub(crate) fn config_prefix(prefix: &str) -> Result<Vec<u8>, StorageError> {
+    if prefix.len() > CONFIG_KEY_BYTES_MAX {
+        return Err(StorageError::KeyLength { length: prefix.len(), max: CONFIG_KEY_BYTES_MAX });
+    }
+    Ok([&[CONFIG_PREFIX], prefix.as_bytes()].concat())
 }
 
 /// Writes a record, preceded by its checksum, into a slot with the length of both.
@@ -219,6 +229,8 @@ impl Usage {
 /// An environment's record about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EnvironmentRecord {
+    /// By it a segment of another environment's log is known.
+    pub(crate) identity: Identity,
     /// The number of times that it was opened, this time included.
     pub(crate) incarnation: u64,
     /// The log in front of it; `None` if it has everything.
@@ -235,13 +247,14 @@ pub(crate) struct LogState {
 }
 
 impl EnvironmentRecord {
-    const BYTES: usize = 1 + 1 + 8 + NONCE_BYTES + 8 + 8 + HASH_BYTES;
+    const BYTES: usize = 1 + 1 + size_of::<Identity>() + 8 + NONCE_BYTES + 8 + 8 + HASH_BYTES;
 
-    /// Writes format, kind, incarnation, nonce, and the number, segment and checksum of the last
-    /// applied entry; zeros if there is no log.
+    /// Writes format, kind, identity, incarnation, nonce, and the number, segment and checksum of
+    /// the last applied entry; zeros if there is no log.
     pub(crate) fn encode(self, kind: Kind) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::BYTES);
         bytes.extend_from_slice(&[FORMAT, kind as u8]);
+        bytes.extend_from_slice(&self.identity);
         bytes.extend_from_slice(&self.incarnation.to_be_bytes());
         if let Some(LogState { nonce, applied }) = self.log {
             bytes.extend_from_slice(&nonce);
@@ -268,7 +281,8 @@ impl EnvironmentRecord {
     }
 
     fn fields(bytes: &[u8]) -> Option<Self> {
-        let (incarnation, rest) = bytes.split_first_chunk()?;
+        let (identity, rest) = bytes.split_first_chunk()?;
+        let (incarnation, rest) = rest.split_first_chunk()?;
         let (nonce, rest) = rest.split_first_chunk()?;
         let (number, rest) = rest.split_first_chunk()?;
         let (segment, sum) = rest.split_first_chunk()?;
@@ -276,7 +290,7 @@ impl EnvironmentRecord {
         let applied = End { number, segment, sum: sum.try_into().ok()? };
         let state = LogState { nonce: *nonce, applied };
         let log = (*nonce != [0; NONCE_BYTES]).then_some(state);
-        Some(Self { incarnation: u64::from_be_bytes(*incarnation), log })
+        Some(Self { identity: *identity, incarnation: u64::from_be_bytes(*incarnation), log })
     }
 }
 
@@ -352,7 +366,7 @@ mod tests {
 
         let applied = End { number: 7, sum: [8; 16], segment: 9 };
         for log in [None, Some(LogState { nonce: [6; 16], applied })] {
-            let record = EnvironmentRecord { incarnation: 5, log };
+            let record = EnvironmentRecord { identity: [4; 16], incarnation: 5, log };
             let bytes = record.encode(Kind::Objects);
             assert_eq!(EnvironmentRecord::decode(&bytes, Kind::Objects).unwrap(), record);
             assert!(EnvironmentRecord::decode(&bytes, Kind::Config).is_err());
@@ -361,6 +375,6 @@ mod tests {
         let mut bytes = EnvironmentRecord::default().encode(Kind::Objects);
         bytes[0] = FORMAT + 1;
         let newer = EnvironmentRecord::decode(&bytes, Kind::Objects);
-        assert!(matches!(newer, Err(StorageError::Format { found: 4, known: 3 })));
+        assert!(matches!(newer, Err(StorageError::Format { found: 5, known: 4 })));
     }
 }

@@ -162,10 +162,7 @@ impl WriteSet {
     /// # Errors
     /// `Malformed` when the bytes aren't exactly one write set; the errors of the limits when it is
     /// too large.
-    #[cfg_attr(
-        not(any(test, fuzzing)),
-        expect(dead_code, reason = "replaying a log decodes; the local log applies what it got")
-    )]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let (object, ops) = split_head(bytes)?;
         let mut writes = Self::new(object);

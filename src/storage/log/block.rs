@@ -33,7 +33,6 @@ pub(crate) struct ShardBlock {
 
 impl ShardBlock {
     /// The block as bytes.
-    #[cfg(test)]
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.encode_into(&mut bytes);
@@ -56,9 +55,13 @@ impl ShardBlock {
         }
     }
 
+    /// Tells whether the chain ends with this block.
+    pub(crate) fn is_last_of(&self, last: Link) -> bool {
+        self.previous.position.0 + 1 == last.position.0 && self.link() == last
+    }
+
     /// The end of the chain once this block is appended. The hash covers the whole block, and
     /// through the previous hash the whole chain.
-    #[cfg(test)]
     pub(crate) fn link(&self) -> Link {
         self.link_of(&self.encode())
     }
@@ -72,6 +75,25 @@ impl ShardBlock {
 fn next_link(previous: Link, encoded: &[u8]) -> Link {
     let hash = xxh3_128(encoded).to_be_bytes();
     Link { position: Position(previous.position.0 + 1), hash }
+}
+
+#[cfg(any(test, fuzzing))]
+impl ShardBlock {
+    /// Reads a block that came from elsewhere.
+    ///
+    /// # Errors
+    /// `Malformed` when the bytes aren't exactly one block; those of [`WriteSet::decode`].
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let EncodedBlock { shard, epoch, previous, .. } = EncodedBlock::decode(bytes)?;
+        let mut length = HEAD_BYTES;
+        let mut block = Self { shard, epoch, previous, writes: Vec::new() };
+        EncodedBlock::decode(bytes)?.sets(|set| {
+            length += SET_LENGTH_BYTES + set.len();
+            block.writes.push(WriteSet::decode(set)?);
+            Ok(())
+        })?;
+        if length == bytes.len() { Ok(block) } else { Err(StorageError::Malformed { at: length }) }
+    }
 }
 
 /// A block as bytes, borrowed from an entry of a log.
@@ -157,6 +179,35 @@ mod tests {
         expected.extend_from_slice(&[1, 0, 0, 0, set.len() as u8, 0, 0, 0]);
         expected.extend_from_slice(set);
         assert_eq!(block.encode(), expected);
+    }
+
+    #[test]
+    fn a_block_is_decoded_and_nothing_else_is() {
+        let mut block = block(b"v");
+        block.writes.push(block.writes[0].clone());
+        let bytes = block.encode();
+        assert_eq!(ShardBlock::decode(&bytes).unwrap(), block);
+        for length in 0..bytes.len() {
+            assert!(ShardBlock::decode(&bytes[..length]).is_err(), "{length}");
+        }
+        assert!(ShardBlock::decode(&[&bytes[..], &[0]].concat()).is_err());
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            // If it can be read at all it is another block, and has only this encoding.
+            if let Ok(other) = ShardBlock::decode(&changed) {
+                assert_eq!(other.encode(), changed, "bit {bit}");
+                assert_ne!(other.link(), block.link());
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_knows_the_chain_that_it_ends() {
+        let block = block(b"v");
+        assert!(block.is_last_of(block.link()));
+        assert!(!block.is_last_of(Link { hash: [0; 16], ..block.link() }));
+        assert!(!block.is_last_of(block.previous));
     }
 
     #[test]

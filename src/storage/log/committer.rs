@@ -5,8 +5,9 @@
 //! thread only appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order. `durable` moves only after the log
-//! reported every block of the group as durable. After the first other outcome, or a panic,
-//! `failure` is set, nothing more is committed, and `durable` never moves again.
+//! reported every block of these tickets as durable. After a block that was fenced, a log that
+//! failed, or a panic, `failure` is set, nothing more is committed, and `durable` never moves
+//! again. The same blocks are offered again to a log that is busy or lost its answer.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -30,6 +31,10 @@ use crate::storage::log::applied::Applied;
 use crate::storage::log::batch::WriteSet;
 use crate::storage::log::block::ShardBlock;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
+
+/// The pauses before blocks are offered again to a log that was busy or lost its answer.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The position of a submitted turn in the order of one environment; 0 comes before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,6 +234,14 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits before blocks are offered again; returns false if that is for the last time.
+    fn pause(&self, pause: Duration) -> bool {
+        let is_open = |queue: &mut Queue| queue.state == State::Open;
+        let waited = self.filled.wait_timeout_while(self.queue(), pause, is_open);
+        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.state == State::Open && self.failure.get().is_none()
+    }
+
     /// Waits for writes and swaps all of them into `group`; returns `None` when no more will come.
     fn take(&self, group: &mut Vec<WriteSet>, company: &Company) -> Option<Ticket> {
         let mut queue = self.queue();
@@ -265,7 +278,7 @@ fn patience(commit: Duration) -> Duration {
 
 fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &dyn Fn()) {
     let behind = log.applied().is_some();
-    let mut chains = Chains { log, claims: FxHashMap::default() };
+    let mut chains = Chains { log, claims: FxHashMap::default(), firsts: Vec::new() };
     let work = AssertUnwindSafe(|| {
         let mut group = Vec::new();
         let mut company = Company::default();
@@ -274,14 +287,21 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &dyn Fn()) {
                 return Ok(());
             }
             let (began, turns) = (monotonic(), group.len());
-            chains.commit(&mut group)?;
+            let (committed, failure) = chains.commit(&mut group, shared);
+            let ticket = Ticket(ticket.0 - (turns - committed) as u64);
             company = Company { turns, patience: patience(began.elapsed()) };
             if behind {
                 let mut unapplied = shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
                 unapplied.tickets.push_back(ticket);
             }
             shared.durable.store(ticket.0, Ordering::Release);
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
             on_progress();
+            if shared.bytes.load(Ordering::Relaxed) == 0 {
+                chains.log.rest();
+            }
         }
         Ok(())
     });
@@ -298,32 +318,59 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &dyn Fn()) {
 struct Chains {
     log: Box<dyn ShardLog>,
     claims: FxHashMap<Shard, Claim>,
+    /// The number of the first turn of each block, in the present group.
+    firsts: Vec<usize>,
 }
 
 impl Chains {
-    /// Appends all of `group`; after an error some of it may not be durable.
-    fn commit(&mut self, group: &mut Vec<WriteSet>) -> std::result::Result<(), Arc<StorageError>> {
-        let blocks = self.blocks(group)?;
-        let outcomes = self.log.append(&blocks);
-        assert_eq!(outcomes.len(), blocks.len(), "a log answers for every block");
-        for (block, outcome) in blocks.iter().zip(outcomes) {
-            let shard = block.shard;
-            let link = match outcome {
-                Outcome::Position(link) => link,
-                Outcome::Fenced => return Err(Arc::new(StorageError::Fenced { shard })),
-                Outcome::Busy => return Err(Arc::new(StorageError::Busy { shard })),
-                Outcome::Unknown(cause) => return Err(cause),
-            };
-            self.claims.insert(shard, Claim { epoch: block.epoch, link });
+    /// Appends all of `group`; returns how many of its turns, from the first on, are durable, and
+    /// the reason if those after them aren't known to be.
+    fn commit(
+        &mut self,
+        group: &mut Vec<WriteSet>,
+        shared: &Shared,
+    ) -> (usize, Option<Arc<StorageError>>) {
+        let turns = group.len();
+        let blocks = match self.blocks(group) {
+            Ok(made) => made,
+            Err(error) => return (0, Some(Arc::new(error))),
+        };
+        let (mut pause, mut is_last_offer) = (PAUSE_MIN, false);
+        loop {
+            let outcomes = self.log.append(&blocks);
+            assert_eq!(outcomes.len(), blocks.len(), "a log answers for every block");
+            let (mut committed, mut failure, mut is_open) = (turns, None, false);
+            for ((block, first), outcome) in blocks.iter().zip(&self.firsts).zip(outcomes) {
+                let shard = block.shard;
+                let cause = match outcome {
+                    Outcome::Position(link) => {
+                        self.claims.insert(shard, Claim { epoch: block.epoch, link });
+                        continue;
+                    }
+                    Outcome::Fenced => Arc::new(StorageError::Fenced { shard }),
+                    Outcome::Failed(cause) => cause,
+                    Outcome::Busy | Outcome::Unknown => {
+                        is_open = true;
+                        Arc::new(StorageError::Busy { shard })
+                    }
+                };
+                committed = committed.min(*first);
+                failure = failure.or(Some(cause));
+            }
+            if !is_open || is_last_offer {
+                return (committed, failure);
+            }
+            is_last_offer = !shared.pause(pause);
+            pause = (2 * pause).min(PAUSE_MAX);
         }
-        Ok(())
     }
 
     /// Makes one block per shard, in which turns stay in order.
     fn blocks(&mut self, group: &mut Vec<WriteSet>) -> Result<Vec<ShardBlock>> {
         let mut blocks: Vec<ShardBlock> = Vec::new();
+        self.firsts.clear();
         let mut places = FxHashMap::default();
-        for set in group.drain(..) {
+        for (turn, set) in group.drain(..).enumerate() {
             let shard = log_shard(set.object());
             if let Some(&place) = places.get(&shard) {
                 let block: &mut ShardBlock = &mut blocks[place];
@@ -333,6 +380,7 @@ impl Chains {
             let Claim { epoch, link: previous } = self.claim(shard)?;
             places.insert(shard, blocks.len());
             blocks.push(ShardBlock { shard, epoch, previous, writes: vec![set] });
+            self.firsts.push(turn);
         }
         Ok(blocks)
     }
@@ -353,106 +401,4 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::{Receiver, channel};
-
-    use super::*;
-    use crate::id::ObjectId;
-    use crate::storage::space::Space;
-    use crate::storage::testing::model::{Fault, MemoryLog};
-
-    fn start(log: &MemoryLog) -> (Committer, Receiver<()>) {
-        let (progress, progressed) = channel();
-        let on_progress = Box::new(move || progress.send(()).unwrap());
-        (Committer::start("test", Box::new(log.clone()), on_progress).unwrap(), progressed)
-    }
-
-    fn set(object: u8, value: &[u8]) -> WriteSet {
-        let mut set = WriteSet::new(ObjectId::from_bytes([object; 16]));
-        set.put(Space::Data, b"k", value).unwrap();
-        set
-    }
-
-    fn submit(committer: &Committer, set: WriteSet) -> Ticket {
-        let ticket = committer.submit(set);
-        committer.wake();
-        ticket
-    }
-
-    #[test]
-    fn nothing_is_durable_before_its_sync_and_what_gathers_meanwhile_is_one_group() {
-        let log = MemoryLog::default();
-        let (mut committer, progressed) = start(&log);
-        let held = log.hold();
-        let first = submit(&committer, set(1, b"0"));
-        log.wait_until_held();
-        let rest: Vec<_> = (0..100).map(|n| submit(&committer, set(n % 5, &[n]))).collect();
-        assert_eq!(committer.durable(), Ticket(0));
-        assert!(progressed.try_recv().is_err());
-
-        drop(held);
-        progressed.recv().unwrap();
-        assert!(committer.durable() >= first);
-        progressed.recv().unwrap();
-        assert_eq!(committer.durable(), rest[99]);
-        let groups = log.groups();
-        assert_eq!(groups.len(), 2);
-        let turns: usize = groups[1].iter().map(|block| block.writes.len()).sum();
-        assert_eq!((groups[1].len(), turns), (5, 100));
-        committer.shutdown().unwrap();
-    }
-
-    #[test]
-    fn turns_of_a_shard_stay_in_order_and_blocks_chain() {
-        let log = MemoryLog::default();
-        let (mut committer, progressed) = start(&log);
-        for n in 0..3 {
-            submit(&committer, set(1, &[n]));
-            progressed.recv().unwrap();
-        }
-        committer.shutdown().unwrap();
-        let blocks: Vec<_> = log.groups().into_iter().flatten().collect();
-        for (block, next) in blocks.iter().zip(&blocks[1..]) {
-            assert_eq!(next.previous, block.link());
-        }
-        let written: Vec<_> = blocks.into_iter().flat_map(|block| block.writes).collect();
-        assert_eq!(written, [set(1, &[0]), set(1, &[1]), set(1, &[2])]);
-    }
-
-    #[test]
-    fn every_outcome_but_a_position_and_every_panic_is_the_end_of_committing() {
-        for fault in [Fault::Unknown, Fault::Fenced, Fault::Busy, Fault::Claim, Fault::Panic] {
-            let log = MemoryLog::default();
-            let (mut committer, progressed) = start(&log);
-            log.fail_next(fault);
-            submit(&committer, set(1, b"lost"));
-            progressed.recv().unwrap();
-            assert!(committer.failure().is_some(), "{fault:?}");
-            let appends = log.groups().len();
-            submit(&committer, set(1, b"later"));
-            assert_eq!(committer.durable(), Ticket(0), "{fault:?}");
-            assert!(committer.shutdown().is_err(), "{fault:?}");
-            assert_eq!(log.groups().len(), appends, "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
-        let log = MemoryLog::default();
-        let (mut committer, progressed) = start(&log);
-        let held = log.hold();
-        submit(&committer, set(1, b""));
-        log.wait_until_held();
-        for _ in 2..COMMIT_QUEUE_TURNS {
-            submit(&committer, set(1, b""));
-        }
-        assert!(!committer.is_full());
-        let last = submit(&committer, set(1, b"last"));
-        assert!(committer.is_full());
-        drop(held);
-        let shared = committer.shared.clone();
-        committer.shutdown().unwrap();
-        assert_eq!(shared.durable.load(Ordering::Acquire), last.0);
-        assert_eq!(progressed.iter().count(), 2);
-    }
-}
+mod tests;

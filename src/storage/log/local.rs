@@ -24,7 +24,7 @@ use crate::id::{Epoch, Shard};
 use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
-use crate::storage::lmdb::dir::Access;
+use crate::storage::lmdb::dir::{Access, random_name};
 use crate::storage::lmdb::disk::{self, Disk};
 use crate::storage::lmdb::engine::Environment;
 use crate::storage::lmdb::layout::{
@@ -40,8 +40,8 @@ use crate::storage::log::entry::{Draft, Head};
 use crate::storage::log::opening::{open_to_read, open_to_write};
 use crate::storage::log::reader::Reader;
 use crate::storage::log::segments::{self, Segments};
-use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
-use crate::storage::position::{End, Link, NONCE_BYTES, Position};
+use crate::storage::log::shard_log::{Claim, Outcome, ShardLog, VisitBlock};
+use crate::storage::position::{End, Identity, Link, NONCE_BYTES, Position};
 
 /// The options of the local log.
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +94,11 @@ pub(crate) struct LocalLog {
 
 #[derive(Debug)]
 struct Writer {
+    identity: Identity,
     nonce: [u8; NONCE_BYTES],
     last: End,
+    /// The number of the last entry that has a tail.
+    tail: u64,
     segments: Segments,
     applier: Applier,
 }
@@ -160,21 +163,19 @@ impl LocalLog {
         self.room.clone()
     }
 
-    /// The only epoch whose blocks are appended.
-    fn owner(&self) -> Result<Epoch> {
+    /// The environment's record on disk: its incarnation is the only epoch whose blocks are
+    /// appended.
+    fn record(&self) -> Result<EnvironmentRecord> {
         self.env.read(|snapshot| {
             let record = snapshot.get(&ENVIRONMENT_KEY)?;
             let record = record.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?;
-            Ok(Epoch(EnvironmentRecord::decode(record, Kind::Objects)?.incarnation))
+            EnvironmentRecord::decode(record, Kind::Objects)
         })
     }
 
     /// Begins the log: a first segment, and its nonce in the environment.
-    fn begin(&mut self) -> Result<()> {
-        let mut nonce = [0; NONCE_BYTES];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| StorageError::Panicked(format!("no random bytes: {error}")))?;
-        nonce[0] |= 1;
+    fn begin(&mut self, identity: Identity) -> Result<()> {
+        let nonce = random_name()?;
         let segments = Segments::begin(self.env.path(), self.options.segment_bytes)?;
         self.applied.watch(segments.watched());
         let last = End { segment: segments::FIRST, ..End::default() };
@@ -183,29 +184,33 @@ impl LocalLog {
         begun.map_err(StorageError::Latched)?;
         let (env, applied) = (self.env.clone(), self.applied.clone());
         let applier = Applier::start(env, nonce, applied)?;
-        self.writer = Some(Writer { nonce, last, segments, applier });
+        self.writer = Some(Writer { identity, nonce, last, tail: 0, segments, applier });
         Ok(())
     }
 
     fn write(&mut self, blocks: &[ShardBlock]) -> Result<Vec<Outcome>> {
         self.env.check_files()?;
-        let owner = self.owner()?;
+        let EnvironmentRecord { identity, incarnation, .. } = self.record()?;
         let mut draft = Draft::new();
         let mut outcomes = Vec::with_capacity(blocks.len());
         for block in blocks {
-            outcomes.push(match self.last_if_next(block, owner)? {
-                Some(last) => {
-                    *last = draft.add(block);
-                    Outcome::Position(*last)
-                }
-                None => Outcome::Fenced,
+            let is_ours = block.epoch == Epoch(incarnation);
+            let last = self.end(block.shard)?;
+            outcomes.push(if is_ours && block.previous == *last {
+                *last = draft.add(block);
+                Outcome::Position(*last)
+            } else if block.is_last_of(*last) {
+                // Offered again: this group, or one before, has it.
+                Outcome::Position(*last)
+            } else {
+                Outcome::Fenced
             });
         }
         if draft.is_empty() {
             return Ok(outcomes);
         }
         if self.writer.is_none() {
-            self.begin()?;
+            self.begin(identity)?;
         }
         self.applied.make_room();
         if let Some(failure) = self.applied.failure() {
@@ -213,13 +218,13 @@ impl LocalLog {
         }
         let Some(writer) = &mut self.writer else { return Ok(outcomes) };
         let (number, previous) = (writer.last.number + 1, writer.last.sum);
-        let (incarnation, durable, nonce) = (owner.0, number - 1, writer.nonce);
+        let (durable, nonce) = (number - 1, writer.nonce);
         let segment = writer.segments.place(draft.length(), || self.applied.catch_up())?;
         if segment != writer.last.segment {
             self.applied.watch(writer.segments.watched());
         }
-        let mut entry =
-            draft.finish(&Head { nonce, incarnation, number, durable, segment, previous });
+        let head = Head { nonce, incarnation, number, durable, segment, previous, identity };
+        let mut entry = draft.finish(&head);
         thread::sleep(self.options.commit_delay);
         writer.segments.write(&entry)?;
         // Writes to an environment without a name would be lost when they are applied.
@@ -233,16 +238,12 @@ impl LocalLog {
         Ok(outcomes)
     }
 
-    /// The end of the block's chain, if the block may follow it.
-    fn last_if_next(&mut self, block: &ShardBlock, owner: Epoch) -> Result<Option<&mut Link>> {
-        if block.epoch != owner {
-            return Ok(None);
-        }
-        let last = match self.ends.entry(block.shard) {
+    /// The end of the shard's chain.
+    fn end(&mut self, shard: Shard) -> Result<&mut Link> {
+        Ok(match self.ends.entry(shard) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(meta(&self.env, block.shard)?.link),
-        };
-        Ok((block.previous == *last).then_some(last))
+            Entry::Vacant(unknown) => unknown.insert(meta(&self.env, shard)?.link),
+        })
     }
 }
 
@@ -257,14 +258,14 @@ impl ShardLog for LocalLog {
         let began = monotonic();
         let failure = self.failure.as_ref().or(self.applied.failure());
         if let Some(failure) = failure {
-            return vec![Outcome::Unknown(failure.clone()); blocks.len()];
+            return vec![Outcome::Failed(failure.clone()); blocks.len()];
         }
         let outcomes = match self.write(blocks) {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 let failure = Arc::new(disk::explained(error, self.env.path()));
                 self.failure = Some(failure.clone());
-                return vec![Outcome::Unknown(failure); blocks.len()];
+                return vec![Outcome::Failed(failure); blocks.len()];
             }
         };
         self.metrics.commits_total.add(1);
@@ -277,6 +278,26 @@ impl ShardLog for LocalLog {
         outcomes
     }
 
+    fn rest(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        let End { number, sum: previous, segment } = writer.last;
+        if self.failure.is_some() || writer.tail == number {
+            return;
+        }
+        let (nonce, identity) = (writer.nonce, writer.identity);
+        let (incarnation, durable) = (self.env.incarnation(), number);
+        let head = Head { nonce, incarnation, number, durable, segment, previous, identity };
+        match writer.segments.write_tail(&head.tail()) {
+            Ok(()) => writer.tail = number,
+            Err(error) => {
+                let failure = Arc::new(disk::explained(error, self.env.path()));
+                self.failure = Some(failure.clone());
+                // Nobody waits for an outcome of this.
+                self.applied.fail(failure);
+            }
+        }
+    }
+
     fn applied(&self) -> Option<Arc<Applied>> {
         Some(self.applied.clone())
     }
@@ -285,14 +306,10 @@ impl ShardLog for LocalLog {
         self.ends.get(&shard).map_or_else(|| Ok(meta(&self.env, shard)?.link), |last| Ok(*last))
     }
 
-    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
+    fn read(&self, shard: Shard, from: Position, _visit: &mut VisitBlock<'_>) -> Result<()> {
         let last = self.last(shard)?.position;
         // No block comes before the first, so none can be missing.
-        if from.max(Position(1)) <= last {
-            Err(StorageError::Trimmed { last })
-        } else {
-            Ok(Vec::new())
-        }
+        if from.max(Position(1)) <= last { Err(StorageError::Trimmed { last }) } else { Ok(()) }
     }
 
     fn trim(&mut self, _shard: Shard, _upto: Position) -> Result<()> {

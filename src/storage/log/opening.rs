@@ -26,7 +26,7 @@ pub(crate) fn compact(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Compacted> {
     let env = Environment::open_to_read(path, Kind::Objects, map_bytes, Owner::ours())?;
-    let is_behind = log_of(&env)?.is_some();
+    let is_behind = record_of(&env)?.log.is_some();
     drop(env);
     if is_behind {
         drop(open_to_write(path, map_bytes, &Metrics::default())?);
@@ -44,7 +44,9 @@ pub(super) fn open_to_write(
     metrics: &Metrics,
 ) -> Result<Environment> {
     let env = Environment::open(path, Kind::Objects, map_bytes)?;
-    if let Some(log) = log_of(&env)?
+    let record = record_of(&env)?;
+    recovery::check_identity(env.path(), Owner::ours(), &record.identity)?;
+    if let Some(log) = record.log
         && let Err(failure) = recover(&env, &log, metrics)
     {
         // The environment keeps the first failure of its writes, too.
@@ -74,7 +76,9 @@ pub(super) fn open_to_read(
     metrics: &Metrics,
 ) -> Result<Environment> {
     let env = Environment::open_to_read(path, Kind::Objects, map_bytes, owner)?;
-    let Some(log) = log_of(&env)? else { return Ok(env) };
+    let EnvironmentRecord { identity, log, .. } = record_of(&env)?;
+    let Some(log) = log else { return Ok(env) };
+    recovery::check_identity(env.path(), owner, &identity)?;
     let mut left = 0_u64;
     recovery::replay(env.path(), owner, &log, &mut |_, _| {
         left += 1;
@@ -91,11 +95,11 @@ pub(super) fn open_to_read(
     Environment::open_to_read(path, Kind::Objects, map_bytes, owner)
 }
 
-/// The log in front of the environment, if it may have more than the environment.
-fn log_of(env: &Environment) -> Result<Option<LogState>> {
+/// The environment's record about itself, with the log in front of it.
+fn record_of(env: &Environment) -> Result<EnvironmentRecord> {
     env.read(|snapshot| {
         let record = snapshot.get(&ENVIRONMENT_KEY)?.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?;
-        Ok(EnvironmentRecord::decode(record, Kind::Objects)?.log)
+        EnvironmentRecord::decode(record, Kind::Objects)
     })
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Entries are read in their order while each follows the one before, by number and checksum. One
 //! entry is written at a time, so only the last can be torn, and that one was not acknowledged. If
-//! anything of the same log comes after a place where the order ends, an acknowledged entry is
-//! damaged, and nothing is served.
+//! anything of the same log comes after a place where the order ends, or a tail says that an entry
+//! was durable that isn't there, an acknowledged entry is damaged, and nothing is served.
 //!
 //! **Invariant:** it never skips an entry, and never takes one of another log for its own: the
 //! nonce, the segment, the number and the previous checksum must all fit.
@@ -14,9 +14,33 @@ use std::path::Path;
 use crate::storage::error::{Result, StorageError, io_error};
 use crate::storage::lmdb::layout::LogState;
 use crate::storage::lmdb::owned::Owner;
-use crate::storage::log::entry::{Entry, Found, Head, PAGE_BYTES, find};
+use crate::storage::log::entry::{
+    Entry, Found, HEAD_BYTES, Head, PAGE_BYTES, find, is_of_another, names_another,
+};
 use crate::storage::log::segments;
-use crate::storage::position::{End, Sum};
+use crate::storage::position::{End, Identity, Sum};
+
+/// Looks at the first entry of each segment.
+///
+/// # Errors
+/// `LogOfAnother` when one was written for another environment; `Io`.
+pub(super) fn check_identity(dir: &Path, owner: Owner, identity: &Identity) -> Result<()> {
+    for number in segments::list(dir)? {
+        let path = segments::path(dir, number);
+        let failed = io_error("read", &path);
+        let mut file = owner.open(&path).map_err(&failed)?;
+        let mut bytes = Vec::new();
+        (&mut file).take(HEAD_BYTES as u64).read_to_end(&mut bytes).map_err(&failed)?;
+        // Only the sum tells another's entry from a damaged one of ours.
+        if names_another(&bytes, identity) {
+            file.read_to_end(&mut bytes).map_err(&failed)?;
+            if is_of_another(&bytes, identity) {
+                return Err(StorageError::LogOfAnother { path: path.clone() });
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Calls `visit`, in order, with each entry after `log.applied`.
 ///
@@ -99,6 +123,7 @@ impl Walk<'_> {
         (0..bytes.len()).step_by(PAGE_BYTES).find_map(|at| {
             match find(&bytes[at..], &self.log.nonce, segment) {
                 Found::Whole(head, _) if head.number > 1 => Some(head.number),
+                Found::Tail(head) => Some(head.number + 1),
                 _ => None,
             }
         })
@@ -117,13 +142,15 @@ impl Walk<'_> {
         }
     }
 
-    /// Tells whether any other entry of the log begins here than the one that may be torn.
+    /// Tells whether any other entry of the log begins here than the one that may be torn, or a
+    /// tail of one that wasn't read.
     fn has_more(&self, segment: u64, bytes: &[u8]) -> bool {
         let expected = self.expected();
         bytes.chunks(PAGE_BYTES).enumerate().any(|(page, _)| {
             match find(&bytes[page * PAGE_BYTES..], &self.log.nonce, segment) {
                 Found::Nothing => false,
                 Found::Torn(head) => head.number != expected,
+                Found::Tail(head) => head.number >= expected,
                 Found::Whole(..) => true,
             }
         })

@@ -23,7 +23,7 @@ use crate::storage::error::{Result, StorageError, io_error};
 use crate::storage::lmdb::disk::{self, Disk};
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
-use crate::storage::log::entry::Entry;
+use crate::storage::log::entry::{Entry, PAGE_BYTES};
 
 const PREFIX: &str = "segment-";
 /// Two, so that a log can go from one to the other and back.
@@ -73,9 +73,9 @@ impl Segments {
         Ok(Self { dir: dir.to_owned(), most, current, next: Some(next) })
     }
 
-    /// Finds the place for an entry of this many bytes; returns the number of its segment. If no
-    /// segment can be made, `release` is called, and has to give up all those before the present
-    /// one.
+    /// Finds the place for an entry of this many bytes, and a tail after it; returns the number of
+    /// its segment. If no segment can be made, `release` is called, and has to give up all those
+    /// before the present one.
     ///
     /// # Errors
     /// `Io`, `NoSpace`, or that of `release`: nothing was written, and nothing can be.
@@ -84,8 +84,9 @@ impl Segments {
         bytes: u64,
         release: impl FnOnce() -> Result<()>,
     ) -> Result<u64> {
-        if self.current.bytes - self.current.at < bytes {
-            self.advance(bytes, release)?;
+        let needed = bytes + PAGE_BYTES as u64;
+        if self.current.bytes - self.current.at < needed {
+            self.advance(needed, release)?;
         }
         Ok(self.current.number)
     }
@@ -105,6 +106,17 @@ impl Segments {
         segment.watched.check()?;
         segment.at += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Writes a tail after the last entry. It isn't synced: an entry that follows makes it useless,
+    /// and is written over it.
+    ///
+    /// # Errors
+    /// `Io`: no other entry may follow.
+    pub(super) fn write_tail(&mut self, tail: &[u8; PAGE_BYTES]) -> Result<()> {
+        let segment = &self.current;
+        let written = segment.file.write_all_at(tail, segment.at);
+        written.map_err(|error| io_error("write", &path(&self.dir, segment.number))(error))
     }
 
     /// The file that is being written.
@@ -182,6 +194,8 @@ fn make(dir: &Path, number: u64, (needed, wanted): (u64, u64)) -> Result<Segment
         fs::rename(&spare, &path)?;
         let mut options = OpenOptions::new();
         let file = Owner::ours().open_with(options.read(true).write(true), &path)?;
+        // So that a segment begins with an entry of its own, or with none.
+        file.write_all_at(&ZEROS[..PAGE_BYTES], 0)?;
         // A process that was killed may have left it without a sync.
         file.sync_all()?;
         let bytes = file.metadata()?.len();

@@ -13,6 +13,7 @@ mod config;
 mod keys;
 mod listing;
 mod log;
+mod offers;
 mod oracle;
 mod order;
 mod script;
@@ -70,8 +71,21 @@ trait Backend: Sized + 'static {
     /// The gate that holds back the appends of the opened log.
     fn gate(&self) -> &Gate;
 
+    /// Takes the whole host over as another process would.
+    fn seal(&self);
+
     /// Makes the next group fail; returns false if no fault is possible.
     fn inject(&self, fault: Fault) -> bool;
+
+    /// Makes the group with that number fail; returns false if no fault is possible.
+    fn inject_at(&self, fault: Fault, group: usize) -> bool;
+
+    /// Loses the last blocks of a shard; returns false if that isn't possible.
+    fn lose_tail(&self, shard: Shard, blocks: u64) -> bool;
+
+    /// Loses the answer of the next change of a config value, which is made or not; returns false
+    /// if that isn't possible.
+    fn lose_answer(&self, is_made: bool) -> bool;
 
     /// Checks, below the reads, that the opened storage has exactly those records of the object
     /// that these keys of its class need.
@@ -153,7 +167,6 @@ on_all! {
         another_epoch_or_another_end_is_fenced_and_nothing_of_it_applied
         a_fenced_block_leaves_the_others_of_its_group_alone
         a_rival_fences_whoever_had_the_shard
-        a_duplicate_is_never_applied_twice
         a_group_is_in_a_crash_as_soon_as_it_was_reported
         a_block_that_is_held_back_is_applied_as_a_whole_or_not_at_all
         history_is_read_or_said_to_be_gone
@@ -162,10 +175,19 @@ on_all! {
         keys_out_of_bounds_are_refused
         objects_are_those_with_a_header
     }
+    offers {
+        a_block_that_is_offered_again_has_its_answer_and_is_not_applied_twice
+        a_seal_ends_all_appending_of_the_host_and_keeps_what_was_acknowledged
+        a_log_that_lost_its_tail_takes_the_same_blocks_again
+        of_entries_offered_ahead_only_the_first_ones_in_a_row_are_acknowledged
+        blocks_of_older_epochs_are_read_and_replayed_in_their_order
+        a_reader_of_the_history_ends_it_with_its_own_error
+    }
     config {
         a_swap_needs_the_present_version
         values_and_versions_survive
-        observers_see_later_changes_of_their_key_alone
+        observers_see_what_is_there_and_what_changes_under_their_prefix_alone
+        a_swap_whose_answer_is_lost_is_resolved_by_a_read
         what_is_too_long_is_refused
     }
     order {

@@ -1,8 +1,9 @@
 //! A log in memory that keeps the promises of the real one, and breaks them on demand.
 //!
-//! Tests hold its appends back, fail them, fence it, deliver them twice, lose a block of its
-//! history, and end the process between two moments. Unlike the local log it keeps all blocks, and
-//! an epoch for each shard. It never touches a disk.
+//! Tests hold its appends back, fail them or one block of them, fence it, seal it, deliver them
+//! twice, lose a block of its history or its tail, and end the process between two moments. Unlike
+//! the local log it keeps all blocks, as bytes, and an epoch for each shard. It never touches a
+//! disk.
 //!
 //! **Invariants:** everything that `append` reported survives every crash. Blocks that it held back
 //! before applying them survive a crash one by one, each as a whole or not at all.
@@ -21,18 +22,22 @@ use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::batch::Op;
 use crate::storage::log::block::ShardBlock;
 use crate::storage::log::reads::{Reads, VisitObject};
-use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
+use crate::storage::log::shard_log::{Claim, Outcome, ShardLog, VisitBlock};
 use crate::storage::position::{Link, Position};
 use crate::storage::range::{Direction, Range, Visit};
 use crate::storage::space::Space;
 
-/// A fault that is injected into the next group.
+/// A fault that is injected into a group, or into one block of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing is applied, and the log doesn't know that.
+    /// Nothing is applied, and the answer is lost.
     Unknown,
-    /// All is applied, and the log doesn't know that.
+    /// All is applied, and the answer is lost.
     UnknownApplied,
+    /// Nothing is applied, and the log is broken from now on.
+    Failed,
+    /// All is applied, and the log is broken from now on.
+    FailedApplied,
     /// A newer owner has claimed every shard.
     Fenced,
     /// The log accepts nothing for now.
@@ -59,7 +64,11 @@ struct State {
     /// The blocks that are held back before they are applied.
     flight: Vec<ShardBlock>,
     groups: Vec<Vec<ShardBlock>>,
-    fault: Option<Fault>,
+    /// The numbers of groups after which it was told to rest.
+    rests: Vec<usize>,
+    fault: Option<Planned>,
+    /// Somebody has taken over this host.
+    sealed: bool,
     /// The reason why the log accepts no more blocks.
     failure: Option<Arc<StorageError>>,
 }
@@ -68,7 +77,21 @@ struct State {
 struct Chain {
     epoch: Epoch,
     last: Link,
-    blocks: BTreeMap<Position, ShardBlock>,
+    blocks: BTreeMap<Position, Vec<u8>>,
+    /// The last position that was trimmed.
+    trimmed: Position,
+}
+
+/// A fault that is still to come.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    fault: Fault,
+    /// The number of the group, from 0; `None` for the next one.
+    group: Option<usize>,
+    /// The number of the block in it; `None` for all of them.
+    block: Option<usize>,
+    /// It comes again and again.
+    stays: bool,
 }
 
 impl MemoryLog {
@@ -89,12 +112,47 @@ impl MemoryLog {
 
     /// Makes the next group, or the next claim, fail.
     pub(crate) fn fail_next(&self, fault: Fault) {
-        self.state().fault = Some(fault);
+        self.plan(Planned { fault, group: None, block: None, stays: false });
+    }
+
+    /// Makes a block fail, or all, of the group with that number.
+    pub(crate) fn fail_at(&self, fault: Fault, group: usize, block: Option<usize>) {
+        self.plan(Planned { fault, group: Some(group), block, stays: false });
+    }
+
+    /// Makes all groups fail from now on.
+    pub(crate) fn fail_always(&self, fault: Fault) {
+        self.plan(Planned { fault, group: None, block: None, stays: true });
+    }
+
+    fn plan(&self, planned: Planned) {
+        self.state().fault = Some(planned);
+    }
+
+    /// Somebody takes over this host: it appends nothing any more, in no shard.
+    pub(crate) fn seal(&self) {
+        self.state().sealed = true;
+    }
+
+    /// Loses the last blocks of a shard, as a store does that falls back to an older copy. Their
+    /// effects stay.
+    pub(crate) fn lose_tail(&self, shard: Shard, blocks: u64) {
+        let mut state = self.state();
+        let chain = state.chains.get_mut(&shard).unwrap();
+        for _ in 0..blocks {
+            let lost = chain.blocks.remove(&chain.last.position).unwrap();
+            chain.last = ShardBlock::decode(&lost).unwrap().previous;
+        }
     }
 
     /// The blocks that were appended, call by call.
     pub(crate) fn groups(&self) -> Vec<Vec<ShardBlock>> {
         self.state().groups.clone()
+    }
+
+    /// The numbers of appends after which nothing waited.
+    pub(crate) fn rests(&self) -> Vec<usize> {
+        self.state().rests.clone()
     }
 
     /// Loses a block of the history; its effects stay.
@@ -107,11 +165,11 @@ impl MemoryLog {
     /// applied survives if its bit in `keep` is set.
     pub(crate) fn crash(&self, keep: u64) -> Self {
         let mut left = self.state().clone();
-        (left.failure, left.fault) = (None, None);
+        (left.failure, left.fault, left.sealed) = (None, None, false);
         left.groups.clear();
         for (number, block) in std::mem::take(&mut left.flight).iter().enumerate() {
             if (keep >> (number % 64)) & 1 == 1 {
-                left.apply(block);
+                left.append_block(block);
             }
         }
         Self { gate: Gate::default(), state: Arc::new(Mutex::new(left)) }
@@ -123,42 +181,67 @@ impl MemoryLog {
 }
 
 impl State {
-    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
-        let unknown =
-            |cause: &Arc<StorageError>| vec![Outcome::Unknown(cause.clone()); blocks.len()];
-        if let Some(failure) = &self.failure {
-            return unknown(failure);
+    /// The fault of the group with that number.
+    fn fault_of(&mut self, group: usize) -> Option<Planned> {
+        let is_due = |planned: &Planned| {
+            planned.fault != Fault::Claim && planned.group.is_none_or(|planned| planned == group)
+        };
+        let planned = self.fault.filter(is_due)?;
+        if !planned.stays {
+            self.fault = None;
         }
-        match self.fault.take() {
-            None | Some(Fault::Claim) => self.apply_all(blocks),
-            Some(Fault::Duplicate) => {
-                let outcomes = self.apply_all(blocks);
-                self.apply_all(blocks);
-                outcomes
-            }
-            Some(Fault::Fenced) => vec![Outcome::Fenced; blocks.len()],
-            Some(Fault::Busy) => vec![Outcome::Busy; blocks.len()],
-            Some(fault) => {
-                if fault == Fault::UnknownApplied {
-                    self.apply_all(blocks);
+        Some(planned)
+    }
+
+    fn append(&mut self, blocks: &[ShardBlock], planned: Option<Planned>) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for (number, block) in blocks.iter().enumerate() {
+            let hit = planned.filter(|planned| planned.block.is_none_or(|block| block == number));
+            outcomes.push(match (&self.failure, hit) {
+                (Some(failure), _) if hit.is_none_or(|hit| hit.fault != Fault::FailedApplied) => {
+                    Outcome::Failed(failure.clone())
                 }
-                unknown(self.failure.insert(Arc::new(StorageError::MapFull)))
+                (_, Some(hit)) => self.append_with(hit.fault, block),
+                (_, None) => self.append_block(block),
+            });
+        }
+        outcomes
+    }
+
+    fn append_with(&mut self, fault: Fault, block: &ShardBlock) -> Outcome {
+        if matches!(fault, Fault::UnknownApplied | Fault::FailedApplied | Fault::Duplicate) {
+            self.append_block(block);
+        }
+        match fault {
+            Fault::Fenced => Outcome::Fenced,
+            Fault::Busy => Outcome::Busy,
+            Fault::Unknown | Fault::UnknownApplied => Outcome::Unknown,
+            Fault::Failed | Fault::FailedApplied => {
+                let failure = self.failure.get_or_insert_with(|| Arc::new(StorageError::MapFull));
+                Outcome::Failed(failure.clone())
             }
+            Fault::Duplicate | Fault::Claim | Fault::Panic => self.append_block(block),
         }
     }
 
-    fn apply_all(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
-        blocks.iter().map(|block| self.apply(block)).collect()
+    fn has(&self, block: &ShardBlock) -> bool {
+        let chain = self.chains.get(&block.shard);
+        let there = chain.and_then(|chain| chain.blocks.get(&block.link().position));
+        there == Some(&block.encode())
     }
 
-    fn apply(&mut self, block: &ShardBlock) -> Outcome {
+    /// Applies the block, unless it is there already or doesn't follow.
+    fn append_block(&mut self, block: &ShardBlock) -> Outcome {
         let Some(chain) = self.chains.get_mut(&block.shard) else { return Outcome::Fenced };
-        if block.epoch != chain.epoch || block.previous != chain.last {
+        let (link, bytes) = (block.link(), block.encode());
+        if chain.blocks.get(&link.position) == Some(&bytes) {
+            return Outcome::Position(link);
+        }
+        if self.sealed || block.epoch != chain.epoch || block.previous != chain.last {
             return Outcome::Fenced;
         }
-        let link = block.link();
         chain.last = link;
-        chain.blocks.insert(link.position, block.clone());
+        chain.blocks.insert(link.position, bytes);
         for set in &block.writes {
             for op in set.ops() {
                 self.apply_op(set.object(), op.unwrap());
@@ -186,7 +269,8 @@ impl State {
 impl ShardLog for MemoryLog {
     fn claim(&mut self, shard: Shard) -> Result<Claim> {
         let mut state = self.state();
-        if state.fault.take_if(|fault| *fault == Fault::Claim).is_some() {
+        let is_hit = state.fault.take_if(|planned| planned.fault == Fault::Claim).is_some();
+        if is_hit || state.sealed {
             return Err(StorageError::Fenced { shard });
         }
         let chain = state.chains.entry(shard).or_default();
@@ -199,37 +283,76 @@ impl ShardLog for MemoryLog {
         self.gate.pass(Stage::Before);
         let mut state = self.state();
         let flight = std::mem::take(&mut state.flight);
+        let planned = {
+            let group = state.groups.len();
+            state.fault_of(group)
+        };
         state.groups.push(flight);
-        if state.fault == Some(Fault::Panic) {
+        if planned.is_some_and(|planned| planned.fault == Fault::Panic) {
             drop(state);
             panic!("the log was told to panic");
         }
-        let outcomes = state.append(blocks);
+        let outcomes = state.append(blocks, planned);
         drop(state);
         self.gate.pass(Stage::After);
         outcomes
+    }
+
+    /// An answer that is lost keeps nothing from being applied, and all after it from being
+    /// answered.
+    fn append_ahead(&mut self, entries: &[Vec<ShardBlock>]) -> Vec<Vec<Outcome>> {
+        let (mut is_applied, mut is_answered) = (true, true);
+        let mut append = |entry: &Vec<ShardBlock>| {
+            let mut outcomes = vec![Outcome::Unknown; entry.len()];
+            if is_applied {
+                let found = self.append(entry);
+                is_applied = entry.iter().all(|block| self.state().has(block));
+                if is_answered {
+                    outcomes = found;
+                }
+            }
+            is_answered &= outcomes.iter().all(|found| matches!(found, Outcome::Position(_)));
+            outcomes
+        };
+        entries.iter().map(|entry| append(entry)).collect()
+    }
+
+    fn rest(&mut self) {
+        let mut state = self.state();
+        let groups = state.groups.len();
+        state.rests.push(groups);
     }
 
     fn last(&self, shard: Shard) -> Result<Link> {
         Ok(self.state().chains.get(&shard).map_or_else(Link::default, |chain| chain.last))
     }
 
-    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
-        let state = self.state();
-        let Some(chain) = state.chains.get(&shard) else { return Ok(Vec::new()) };
-        let mut positions = (from.0.max(1)..=chain.last.position.0).map(Position);
-        let missing = positions.clone().rev().find(|position| !chain.blocks.contains_key(position));
-        match missing {
-            Some(last) => Err(StorageError::Trimmed { last }),
-            None => {
-                Ok(positions.by_ref().map(|position| chain.blocks[&position].clone()).collect())
-            }
+    fn read(&self, shard: Shard, from: Position, visit: &mut VisitBlock<'_>) -> Result<()> {
+        let mut position = from.max(Position(1));
+        loop {
+            // Copied one by one, so that `visit` can use the log as well.
+            let bytes = {
+                let state = self.state();
+                let Some(chain) = state.chains.get(&shard) else { return Ok(()) };
+                if position > chain.last.position {
+                    return Ok(());
+                }
+                if position <= chain.trimmed {
+                    return Err(StorageError::Trimmed { last: chain.trimmed });
+                }
+                let bytes = chain.blocks.get(&position);
+                bytes.ok_or(StorageError::Hole { shard, position })?.clone()
+            };
+            visit(ShardBlock::decode(&bytes)?)?;
+            position.0 += 1;
         }
     }
 
     fn trim(&mut self, shard: Shard, upto: Position) -> Result<()> {
         if let Some(chain) = self.state().chains.get_mut(&shard) {
-            chain.blocks.retain(|position, _| *position > upto);
+            let upto = upto.0.min(chain.last.position.0.saturating_sub(1));
+            chain.trimmed = chain.trimmed.max(Position(upto));
+            chain.blocks.retain(|position, _| position.0 > upto);
         }
         Ok(())
     }
@@ -300,102 +423,4 @@ impl Reads for MemoryLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::log::batch::WriteSet;
-
-    const SHARD: Shard = Shard(0x0101);
-
-    /// A log with this many blocks in one shard, and the claim for the next one.
-    fn log_of(blocks: u8) -> (MemoryLog, Claim) {
-        let mut log = MemoryLog::default();
-        let mut claim = log.claim(SHARD).unwrap();
-        for number in 0..blocks {
-            let outcomes = log.append(&[block(claim, 1, number)]);
-            let [Outcome::Position(link)] = outcomes[..] else { panic!("{outcomes:?}") };
-            claim.link = link;
-        }
-        (log, claim)
-    }
-
-    fn block(claim: Claim, object: u8, value: u8) -> ShardBlock {
-        let mut set = WriteSet::new(ObjectId::from_bytes([object; 16]));
-        set.put(Space::Data, b"k", &[value]).unwrap();
-        let shard = set.object().home_shard();
-        ShardBlock { shard, epoch: claim.epoch, previous: claim.link, writes: vec![set] }
-    }
-
-    fn value(log: &MemoryLog, object: u8) -> Option<Vec<u8>> {
-        log.get(ObjectId::from_bytes([object; 16]), Space::Data, b"k").unwrap()
-    }
-
-    #[test]
-    fn an_unknown_outcome_is_all_or_nothing_and_the_last_one() {
-        for (fault, found) in [(Fault::Unknown, None), (Fault::UnknownApplied, Some(vec![7]))] {
-            let (mut log, claim) = log_of(0);
-            log.fail_next(fault);
-            assert!(matches!(log.append(&[block(claim, 1, 7)])[..], [Outcome::Unknown(_)]));
-            assert!(matches!(log.append(&[block(claim, 1, 8)])[..], [Outcome::Unknown(_)]));
-            assert_eq!(value(&log, 1), found);
-            let mut again = log.crash(0);
-            assert_eq!(value(&again, 1), found);
-            let claim = again.claim(SHARD).unwrap();
-            assert!(matches!(again.append(&[block(claim, 1, 9)])[..], [Outcome::Position(_)]));
-        }
-    }
-
-    #[test]
-    fn a_log_that_was_busy_takes_the_same_block() {
-        let (mut log, claim) = log_of(0);
-        log.fail_next(Fault::Busy);
-        assert!(matches!(log.append(&[block(claim, 1, 7)])[..], [Outcome::Busy]));
-        assert_eq!(value(&log, 1), None);
-        assert!(matches!(log.append(&[block(claim, 1, 7)])[..], [Outcome::Position(_)]));
-    }
-
-    #[test]
-    fn a_group_that_arrives_twice_is_applied_once() {
-        let (mut log, claim) = log_of(1);
-        log.fail_next(Fault::Duplicate);
-        let expected = block(claim, 1, 7).link();
-        let outcomes = log.append(&[block(claim, 1, 7)]);
-        assert!(matches!(outcomes[..], [Outcome::Position(link)] if link == expected));
-        assert_eq!(log.last(SHARD).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_hole_is_found_out() {
-        let (log, _) = log_of(5);
-        log.lose(SHARD, Position(2));
-        log.lose(SHARD, Position(4));
-        let newest = |from| match log.read(SHARD, Position(from)) {
-            Err(StorageError::Trimmed { last }) => Some(last),
-            read => {
-                assert_eq!(read.unwrap().len() as u64, 6 - from);
-                None
-            }
-        };
-        assert_eq!((newest(1), newest(4), newest(5)), (Some(Position(4)), Some(Position(4)), None));
-    }
-
-    #[test]
-    fn a_crash_keeps_what_was_reported_and_any_of_the_blocks_under_way() {
-        let (mut log, first) = log_of(3);
-        let second = log.claim(Shard(0x0202)).unwrap();
-        let held = log.hold();
-        let mut theirs = log.clone();
-        let group = [block(first, 1, 7), block(second, 2, 8)];
-        let appending = std::thread::spawn(move || theirs.append(&group));
-        log.wait_until_held();
-        for keep in 0..4 {
-            let left = log.crash(keep);
-            let expected = if keep & 1 == 1 { vec![7] } else { vec![2] };
-            assert_eq!(value(&left, 1), Some(expected));
-            assert_eq!(value(&left, 2), (keep & 2 == 2).then(|| vec![8]));
-            assert_eq!(left.last(SHARD).unwrap().position, Position(3 + (keep & 1)));
-        }
-        drop(held);
-        assert_eq!(appending.join().unwrap().len(), 2);
-        assert_eq!(value(&log.crash(0), 2), Some(vec![8]));
-    }
-}
+mod tests;

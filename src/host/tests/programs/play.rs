@@ -112,8 +112,8 @@ impl Play<'_> {
             Op::Hold { vat } => self.hosts[*vat].prompt = false,
             Op::Release { vat } => self.hosts[*vat].prompt = true,
             Op::Fail { vat, applied } => self.hosts[*vat].world.disk.fail_next(match applied {
-                Applied::No => Fault::Unknown,
-                Applied::Yes => Fault::UnknownApplied,
+                Applied::No => Fault::Failed,
+                Applied::Yes => Fault::FailedApplied,
             }),
             Op::Kill { vat, keep } => self.kill(*vat, *keep).await,
             Op::Rest { object } => {

@@ -121,7 +121,7 @@ fn another_kind_or_format_inside_is_refused_and_unchanged() {
     drop(env);
     let data = std::fs::read(dir.path().join("data.mdb")).unwrap();
     let refused = Environment::open(dir.path(), Kind::Objects, MAP).unwrap_err();
-    assert!(matches!(refused, StorageError::Format { found: 4, known: 3 }));
+    assert!(matches!(refused, StorageError::Format { found: 5, known: 4 }));
     let refused = Environment::open(dir.path(), Kind::Config, MAP).unwrap_err();
     assert!(matches!(refused, StorageError::NotOurs(_)));
     assert_eq!(std::fs::read(dir.path().join("data.mdb")).unwrap(), data);

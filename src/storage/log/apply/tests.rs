@@ -29,6 +29,7 @@ fn applied(set: WriteSet, most: u64) -> (BTreeMap<Vec<u8>, Vec<u8>>, usize) {
         durable: 0,
         segment: 1,
         previous: [0; 16],
+        identity: [8; 16],
     };
     let entries = [(draft.finish(&head), End { number: 1, ..End::default() })];
     let mut work = Work::of(&entries).unwrap();

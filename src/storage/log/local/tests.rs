@@ -66,7 +66,7 @@ fn a_failed_apply_ends_all_appending_and_loses_nothing() {
     let link = append(&mut log, block(claim, put(OBJECT, b"k", &large))).unwrap();
     assert!(matches!(reader.snapshot(|_| Ok(())), Err(StorageError::Latched(_))));
     let small = block(Claim { link, ..claim }, put(OBJECT, b"k", b"1"));
-    assert!(matches!(log.append(&[small])[..], [Outcome::Unknown(_)]));
+    assert!(matches!(log.append(&[small])[..], [Outcome::Failed(_)]));
     assert_eq!(get(&reader, b"k"), None);
     assert_eq!(log.metrics.commits_total.get(), 1);
     drop((log, reader));
@@ -127,6 +127,71 @@ fn a_lost_log_and_a_lost_segment_are_named_and_nothing_is_served() {
     assert!(matches!(error, StorageError::LogDamaged { .. }), "{error}");
 }
 
+/// A log whose applier waits for an hour.
+fn start_behind(dir: &TempDir) -> (LocalLog, Reader) {
+    let backlog = Backlog { bytes: u64::MAX, age: Duration::from_hours(1) };
+    let options = LogOptions { map_bytes: MAP, backlog, ..LogOptions::default() };
+    open(dir.path(), options, Arc::default()).unwrap()
+}
+
+/// Before that it can't be told from an entry that was being written.
+#[test]
+fn damage_of_the_last_entry_is_found_once_the_log_has_rested() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _reader) = start_behind(&dir);
+    let mut claim = log.claim(SHARD).unwrap();
+    for (entry, rests) in [(1, false), (2, true), (3, false), (4, true)] {
+        claim.link = append(&mut log, block(claim, put(OBJECT, b"k", &[entry]))).unwrap();
+        if rests {
+            log.rest();
+        }
+        for at in [0, 70, 130] {
+            let copy = killed(&dir);
+            let path = copy.path().join("segment-1");
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[(usize::from(entry) - 1) * 4_096 + at] ^= 4;
+            std::fs::write(&path, bytes).unwrap();
+            match open(copy.path(), LogOptions::default(), Arc::default()) {
+                Ok((_log, reader)) => {
+                    assert!(!rests, "byte {at} of entry {entry}");
+                    let before = entry.checked_sub(1).filter(|before| *before > 0);
+                    assert_eq!(get(&reader, b"k"), before.map(|before| vec![before]));
+                }
+                Err(error) => {
+                    assert!(rests, "{error}");
+                    let named = matches!(error, StorageError::LogDamaged { entry: named, .. }
+                        if named == u64::from(entry));
+                    assert!(named, "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_of_another_environment_is_named_and_nothing_is_changed() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (ours, _reader) = start_behind(&dir);
+    let (theirs, _their_reader) = start_behind(&other);
+    for mut log in [ours, theirs] {
+        let claim = log.claim(SHARD).unwrap();
+        append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+        // Its end would apply everything.
+        std::mem::forget(log);
+    }
+    for (access, number) in [(Access::Full, 1), (Access::Full, 9), (Access::Read, 1)] {
+        let copy = killed(&dir);
+        let named = copy.path().join(format!("segment-{number}"));
+        std::fs::copy(other.path().join("segment-1"), &named).unwrap();
+        let options = LogOptions { access, ..LogOptions::default() };
+        let error = open(copy.path(), options, Arc::default()).unwrap_err();
+        let StorageError::LogOfAnother { path } = &error else { panic!("{error}") };
+        assert_eq!(*path, named);
+        let kept = std::fs::read(&named).unwrap();
+        assert!(kept == std::fs::read(other.path().join("segment-1")).unwrap());
+    }
+}
+
 #[test]
 fn a_damaged_value_is_named_and_never_served() {
     let dir = tempfile::tempdir().unwrap();
@@ -158,10 +223,10 @@ fn an_entry_that_the_log_may_not_have_is_never_applied() {
     std::fs::rename(&segment, &aside).unwrap();
     let claim = Claim { link, ..claim };
     let lost = block(claim, put(OBJECT, b"k", b"2"));
-    assert!(matches!(log.append(&[lost])[..], [Outcome::Unknown(_)]));
+    assert!(matches!(log.append(&[lost])[..], [Outcome::Failed(_)]));
     std::fs::rename(&aside, &segment).unwrap();
     let later = block(claim, put(OBJECT, b"k", b"3"));
-    assert!(matches!(log.append(&[later])[..], [Outcome::Unknown(_)]));
+    assert!(matches!(log.append(&[later])[..], [Outcome::Failed(_)]));
     drop(log);
     assert_eq!(get(&reader, b"k").unwrap(), b"1");
 }
@@ -251,4 +316,57 @@ fn a_snapshot_and_the_applying_of_a_turn_wait_for_each_other() {
     drop(between);
     see.recv().unwrap();
     looking.join().unwrap();
+}
+
+/// The variable with the directory in which a process clears an object.
+const CLEAR: &str = "CAPSTEAD_CLEAR";
+/// This name, as the test's process is told it.
+const CLEARING: &str = "storage::log::local::tests::clearing_takes_memory_that_does_not_grow";
+/// The memory that clearing may take. The records of the object are many times as long.
+const CLEAR_BYTES: u64 = 12 << 20;
+
+/// The bytes of memory of its own that this process has, as `RLIMIT_DATA` counts them.
+fn data_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmData:")?.strip_suffix("kB"));
+    kib.unwrap().trim().parse::<u64>().unwrap() << 10
+}
+
+/// A clear is one record of the log, and is applied in parts.
+#[test]
+fn clearing_takes_memory_that_does_not_grow() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let options = LogOptions { map_bytes: 1 << 30, ..LogOptions::default() };
+    if let Some(dir) = std::env::var_os(CLEAR) {
+        let (mut log, reader) = open(Path::new(&dir), options, Arc::default()).unwrap();
+        let claim = log.claim(SHARD).unwrap();
+        let small = append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+        reader.snapshot(|_| Ok(())).unwrap();
+        let most = Some(data_bytes() + CLEAR_BYTES);
+        let limit = Rlimit { current: most, ..getrlimit(Resource::Data) };
+        setrlimit(Resource::Data, limit).unwrap();
+        let mut clear = WriteSet::new(OBJECT);
+        clear.clear(Space::Data);
+        append(&mut log, block(Claim { link: small, ..claim }, clear)).unwrap();
+        reader.snapshot(|_| Ok(())).unwrap();
+        assert_eq!(reader.count(OBJECT).unwrap(), Usage::default());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, reader) = open(dir.path(), options, Arc::default()).unwrap();
+    let mut claim = log.claim(SHARD).unwrap();
+    for value in 0..10_u8 {
+        let mut set = WriteSet::new(OBJECT);
+        for number in 0..10_000_u32 {
+            let key = [&[value], &number.to_be_bytes()[..]].concat();
+            set.put(Space::Data, &key, &[value; 1_000]).unwrap();
+        }
+        claim.link = append(&mut log, block(claim, set)).unwrap();
+    }
+    reader.snapshot(|_| Ok(())).unwrap();
+    drop((log, reader));
+    let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = process.args(["--exact", CLEARING]).env(CLEAR, dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
 }

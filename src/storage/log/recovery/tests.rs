@@ -15,6 +15,7 @@ use crate::storage::position::Link;
 use crate::storage::space::Space;
 
 const NONCE: [u8; 16] = [9; 16];
+const IDENTITY: Identity = [4; 16];
 
 /// A log of entries with values of these lengths.
 struct Log {
@@ -40,15 +41,24 @@ fn draft(number: u64, length: usize) -> Draft {
 }
 
 fn entry(number: u64, previous: Sum, length: usize, segment: u64) -> Entry {
-    let (nonce, durable) = (NONCE, number - 1);
-    draft(number, length).finish(&Head {
-        nonce,
-        incarnation: 2,
-        number,
-        durable,
-        segment,
-        previous,
-    })
+    let (durable, previous) = (number - 1, previous);
+    draft(number, length).finish(&Head { number, durable, segment, previous, ..HEAD })
+}
+
+const HEAD: Head = Head {
+    nonce: NONCE,
+    incarnation: 2,
+    number: 0,
+    durable: 0,
+    segment: 0,
+    previous: [0; 16],
+    identity: IDENTITY,
+};
+
+/// The tail that follows this entry.
+fn tail(of: &End) -> [u8; PAGE_BYTES] {
+    let End { number, sum: previous, segment } = *of;
+    Head { number, durable: number, segment, previous, ..HEAD }.tail()
 }
 
 fn made(lengths: &[usize]) -> Log {
@@ -113,17 +123,16 @@ fn all_that_follows_a_position_is_read_across_segments() {
 }
 
 #[test]
-fn a_missing_segment_is_damage_unless_it_was_applied_or_holds_nothing() {
+fn a_missing_segment_is_damage_unless_it_was_applied_or_none_follows() {
     let log = made(&LENGTHS);
-    for segment in segments::list(log.dir.path()).unwrap() {
-        let holds = log.ends.iter().any(|end| end.segment == segment);
-        let is_first = segment == segments::FIRST;
+    let all = segments::list(log.dir.path()).unwrap();
+    for segment in all.clone() {
         let path = segments::path(log.dir.path(), segment);
         let kept = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let last = log.ends[7].segment == segment;
         let read = log.read(log.after(0));
-        if holds && !last || is_first {
+        if segment != all[all.len() - 1] {
             assert!(matches!(read, Err(StorageError::LogDamaged { .. })), "{segment}: {read:?}");
         }
         // The last segment is needed as soon as one of its entries is known to be applied.
@@ -139,8 +148,9 @@ fn a_missing_segment_is_damage_unless_it_was_applied_or_holds_nothing() {
 fn a_torn_end_is_dropped_and_every_flipped_bit_before_it_is_found() {
     let log = made(&[10, 5_000, 10, 9_000]);
     for (number, (segment, from, to)) in log.places.clone().into_iter().enumerate() {
-        let content = if number == 3 { from + 9_000 } else { from + 150 };
-        let places = (from..from + 104).chain([from + 108, content - 1]).filter(|at| *at < to);
+        let content = if number == 3 { from + 9_000 } else { from + 166 };
+        let places =
+            (from..from + HEAD_BYTES).chain([from + 124, content - 1]).filter(|at| *at < to);
         for (at, bit) in places.flat_map(|at| (0..8).map(move |bit| (at, bit))) {
             log.change(segment, |bytes| bytes[at] ^= 1 << bit);
             for applied in 0..=4 {
@@ -163,6 +173,76 @@ fn a_torn_end_is_dropped_and_every_flipped_bit_before_it_is_found() {
     }
 }
 
+/// Each of the log's entries is followed by another one, by its tail, or by both.
+#[test]
+fn every_flipped_bit_of_the_last_entry_is_found_after_a_tail() {
+    for lengths in [&[10][..], &[10, 5_000], &[10, 9_000, 200_000, 10], &[10, 250_000]] {
+        let log = made(lengths);
+        let (last, end) = (*log.places.last().unwrap(), *log.ends.last().unwrap());
+        let (segment, from, to) = last;
+        log.change(segment, |bytes| bytes[to..to + PAGE_BYTES].copy_from_slice(&tail(&end)));
+        let all: Vec<u64> = (1..=lengths.len() as u64).collect();
+        assert_eq!(log.read(log.after(0)).unwrap(), all);
+        assert!(log.read(end).unwrap().is_empty());
+        let places = (from..from + HEAD_BYTES).chain([from + 124, from + 160]);
+        for (at, bit) in places.flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            log.change(segment, |bytes| bytes[at] ^= 1 << bit);
+            for applied in 0..=lengths.len() {
+                let read = log.read(log.after(applied));
+                let Err(StorageError::LogDamaged { entry, .. }) = read else {
+                    panic!("bit {bit} of byte {at}: {read:?}")
+                };
+                assert_eq!(entry, end.number, "bit {bit} of byte {at}");
+            }
+            log.change(segment, |bytes| bytes[at] ^= 1 << bit);
+        }
+        for bit in 0..HEAD_BYTES * 8 {
+            log.change(segment, |bytes| bytes[to + bit / 8] ^= 1 << (bit % 8));
+            assert_eq!(log.read(log.after(0)).unwrap(), all, "a damaged tail says nothing");
+            log.change(segment, |bytes| bytes[to + bit / 8] ^= 1 << (bit % 8));
+        }
+    }
+}
+
+/// The tail of an entry is where the next one is written, or at the end of the segment before it.
+#[test]
+fn a_torn_entry_over_a_tail_and_a_tail_of_an_older_segment_are_no_damage() {
+    let log = made(&[10, 9_000]);
+    let (segment, from, to) = log.places[1];
+    let whole = fs::read(segments::path(log.dir.path(), segment)).unwrap();
+    for written in 0..(to - from) / 512 {
+        log.change(segment, |bytes| {
+            bytes[from..from + PAGE_BYTES].copy_from_slice(&tail(&log.ends[0]));
+            bytes[from + PAGE_BYTES..to].fill(0);
+            let sector = from + written * 512..from + (written + 1) * 512;
+            bytes[sector.clone()].copy_from_slice(&whole[sector]);
+        });
+        assert_eq!(log.read(log.after(0)).unwrap(), [1], "sector {written}");
+    }
+    let log = made(&[10, 300_000]);
+    let (segment, _, to) = log.places[0];
+    assert_ne!(segment, log.ends[1].segment);
+    log.change(segment, |bytes| bytes[to..to + PAGE_BYTES].copy_from_slice(&tail(&log.ends[0])));
+    assert_eq!(log.read(log.after(0)).unwrap(), [1, 2]);
+}
+
+#[test]
+fn a_segment_of_another_environment_is_named() {
+    let log = made(&LENGTHS);
+    let check = |identity| check_identity(log.dir.path(), Owner::ours(), &identity);
+    check(IDENTITY).unwrap();
+    let last = log.ends[7].segment;
+    let error = check([5; 16]).unwrap_err();
+    assert!(matches!(&error, StorageError::LogOfAnother { path } if path.ends_with("segment-1")));
+    let other = draft(1, 10).finish(&Head { number: 1, segment: last, identity: [5; 16], ..HEAD });
+    log.change(last, |bytes| bytes[..PAGE_BYTES].copy_from_slice(other.as_bytes()));
+    let error = check(IDENTITY).unwrap_err();
+    let named = segments::path(log.dir.path(), last);
+    assert!(matches!(&error, StorageError::LogOfAnother { path } if *path == named), "{error}");
+    log.change(last, |bytes| bytes[HEAD_BYTES + 20] ^= 1);
+    check(IDENTITY).unwrap();
+}
+
 #[test]
 fn an_end_that_is_torn_at_any_sector_is_dropped() {
     let log = made(&[10, 5_000, 9_000]);
@@ -172,7 +252,7 @@ fn an_end_that_is_torn_at_any_sector_is_dropped() {
     for lost in 0..sectors {
         let lost = from + lost * 512..from + (lost + 1) * 512;
         log.change(segment, |bytes| bytes[lost.clone()].fill(0));
-        let expected: &[u64] = if lost.start >= from + 9_177 { &[1, 2, 3] } else { &[1, 2] };
+        let expected: &[u64] = if lost.start >= from + 9_193 { &[1, 2, 3] } else { &[1, 2] };
         assert_eq!(log.read(log.after(0)).unwrap(), expected, "{lost:?}");
         fs::write(segments::path(log.dir.path(), segment), &whole).unwrap();
     }

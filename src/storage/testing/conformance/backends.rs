@@ -123,7 +123,24 @@ impl Backend for Disk {
         &self.gate
     }
 
+    fn seal(&self) {
+        // Its opening is that of all shards.
+        self.rival(Shard(0));
+    }
+
     fn inject(&self, _: Fault) -> bool {
+        false
+    }
+
+    fn inject_at(&self, _: Fault, _: usize) -> bool {
+        false
+    }
+
+    fn lose_tail(&self, _: Shard, _: u64) -> bool {
+        false
+    }
+
+    fn lose_answer(&self, _: bool) -> bool {
         false
     }
 
@@ -184,8 +201,27 @@ impl Backend for Memory {
         self.log.gate()
     }
 
+    fn seal(&self) {
+        self.log.seal();
+    }
+
     fn inject(&self, fault: Fault) -> bool {
         self.log.fail_next(fault);
+        true
+    }
+
+    fn inject_at(&self, fault: Fault, group: usize) -> bool {
+        self.log.fail_at(fault, group, None);
+        true
+    }
+
+    fn lose_tail(&self, shard: Shard, blocks: u64) -> bool {
+        self.log.lose_tail(shard, blocks);
+        true
+    }
+
+    fn lose_answer(&self, is_made: bool) -> bool {
+        self.config.lose_answer(is_made);
         true
     }
 

@@ -7,64 +7,110 @@ use crate::limits::{CONFIG_KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::config::{CasOutcome, ConfigStore, Versioned};
 use crate::storage::error::StorageError;
 
-fn swap(store: &dyn ConfigStore, expected: Option<u64>, value: &[u8]) -> CasOutcome {
-    store.compare_and_swap("k", expected, value).unwrap()
+/// Stores a value that must be stored; returns its version.
+fn stored(store: &dyn ConfigStore, key: &str, expected: Option<u64>, value: &[u8]) -> u64 {
+    let outcome = store.compare_and_swap(key, expected, value).unwrap();
+    let CasOutcome::Stored(version) = outcome else { panic!("{outcome:?}") };
+    assert!(version > expected.unwrap_or(0), "versions grow");
+    let now = Versioned { version, value: value.to_vec() };
+    assert_eq!(store.get(key).unwrap(), Some(now));
+    version
+}
+
+fn conflicts(store: &dyn ConfigStore, expected: Option<u64>, present: Option<u64>) {
+    let outcome = store.compare_and_swap("k", expected, b"other").unwrap();
+    assert_eq!(outcome, CasOutcome::Conflict(present));
 }
 
 pub(super) fn a_swap_needs_the_present_version<B: Backend>() {
     let mut backend = B::make();
     let store = backend.open_config();
-    let swap = |expected, value| swap(&*store, expected, value);
     assert_eq!(store.get("k").unwrap(), None);
-    assert_eq!(swap(Some(1), b"a"), CasOutcome::Conflict(None));
-    assert_eq!(swap(Some(0), b"a"), CasOutcome::Conflict(None));
+    conflicts(&*store, Some(1), None);
+    conflicts(&*store, Some(0), None);
     assert_eq!(store.get("k").unwrap(), None);
-    assert_eq!(swap(None, b"b"), CasOutcome::Stored(1));
-    for wrong in [None, Some(0), Some(2)] {
-        assert_eq!(swap(wrong, b"c"), CasOutcome::Conflict(Some(1)));
-        assert_eq!(store.get("k").unwrap(), Some(Versioned { version: 1, value: b"b".to_vec() }));
+    let first = stored(&*store, "k", None, b"b");
+    for wrong in [None, Some(0), Some(first + 1)] {
+        conflicts(&*store, wrong, Some(first));
+        let value = store.get("k").unwrap();
+        assert_eq!(value, Some(Versioned { version: first, value: b"b".to_vec() }));
     }
-    assert_eq!(swap(Some(1), b""), CasOutcome::Stored(2));
-    assert_eq!(store.get("k").unwrap(), Some(Versioned { version: 2, value: Vec::new() }));
+    let second = stored(&*store, "k", Some(first), b"");
+    conflicts(&*store, Some(first), Some(second));
     assert_eq!(store.get("l").unwrap(), None);
-    assert_eq!(store.compare_and_swap("l", None, b"d").unwrap(), CasOutcome::Stored(1));
+    stored(&*store, "l", None, b"d");
+    stored(&*store, "k", Some(second), b"e");
 }
 
 pub(super) fn values_and_versions_survive<B: Backend>() {
     let mut backend = B::make();
-    for version in 0..3 {
+    let mut last = None;
+    for value in 0..3 {
         let store = backend.open_config();
-        let expected = (version > 0).then_some(version);
-        assert_eq!(store.get("k").unwrap().map(|present| present.version), expected);
-        assert_eq!(swap(&*store, expected, &[version as u8]), CasOutcome::Stored(version + 1));
+        assert_eq!(store.get("k").unwrap().map(|present| present.version), last);
+        last = Some(stored(&*store, "k", last, &[value]));
     }
-    let present = Versioned { version: 3, value: vec![2] };
-    assert_eq!(backend.open_config().get("k").unwrap(), Some(present));
+    let present = last.map(|version| Versioned { version, value: vec![2] });
+    assert_eq!(backend.open_config().get("k").unwrap(), present);
 }
 
-pub(super) fn observers_see_later_changes_of_their_key_alone<B: Backend>() {
+pub(super) fn observers_see_what_is_there_and_what_changes_under_their_prefix_alone<B: Backend>() {
+    type Seen = Arc<Mutex<Vec<(String, Vec<u8>, u64)>>>;
     let mut backend = B::make();
     let store = backend.open_config();
-    assert_eq!(swap(&*store, None, b"before"), CasOutcome::Stored(1));
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    for observer in [1, 2] {
-        let seen = seen.clone();
-        let tell = move |now: &Versioned| seen.lock().unwrap().push((observer, now.clone()));
-        store.watch("k", Box::new(tell)).unwrap();
-    }
-    store.compare_and_swap("other", None, b"x").unwrap();
-    assert_eq!(swap(&*store, None, b"conflict"), CasOutcome::Conflict(Some(1)));
-    assert!(seen.lock().unwrap().is_empty());
-    let expected = |version, value: &[u8]| {
-        let now = Versioned { version, value: value.to_vec() };
-        [(1, now.clone()), (2, now)]
+    stored(&*store, "map/2", None, b"two");
+    let first = stored(&*store, "map/1", None, b"one");
+    stored(&*store, "mao", None, b"before");
+    stored(&*store, "mapless", None, b"after");
+    let watch = |prefix| {
+        let seen = Seen::default();
+        let told = seen.clone();
+        let tell = move |key: &str, now: &Versioned| {
+            told.lock().unwrap().push((key.to_owned(), now.value.clone(), now.version));
+        };
+        store.watch(prefix, Box::new(tell)).unwrap();
+        seen
     };
-    assert_eq!(swap(&*store, Some(1), b"one"), CasOutcome::Stored(2));
-    assert_eq!(swap(&*store, Some(2), b"two"), CasOutcome::Stored(3));
-    assert_eq!(*seen.lock().unwrap(), [expected(2, b"one"), expected(3, b"two")].concat());
+    let all = |seen: &Seen| {
+        let seen = seen.lock().unwrap();
+        seen.iter().map(|(key, value, _)| format!("{key}={}", value.escape_ascii())).collect()
+    };
+    let (map, one, everything) = (watch("map/"), watch("map/1"), watch(""));
+    let check = |seen: &Seen, expected: &[&str]| {
+        let seen: Vec<String> = all(seen);
+        assert_eq!(seen, expected);
+    };
+    check(&map, &["map/1=one", "map/2=two"]);
+    check(&one, &["map/1=one"]);
+    check(&everything, &["mao=before", "map/1=one", "map/2=two", "mapless=after"]);
+    let second = stored(&*store, "map/1", Some(first), b"1");
+    stored(&*store, "map/3", None, b"three");
+    stored(&*store, "ma", None, b"shorter");
+    let outcome = store.compare_and_swap("map/1", Some(first), b"late").unwrap();
+    assert_eq!(outcome, CasOutcome::Conflict(Some(second)));
+    check(&map, &["map/1=one", "map/2=two", "map/1=1", "map/3=three"]);
+    check(&one, &["map/1=one", "map/1=1"]);
+    let versions: Vec<u64> = one.lock().unwrap().iter().map(|seen| seen.2).collect();
+    assert_eq!(versions, [first, second]);
+    assert_eq!(all(&everything)[4..], ["map/1=1", "map/3=three", "ma=shorter"].map(str::to_owned));
     drop(store);
-    swap(&*backend.open_config(), Some(3), b"later");
-    assert_eq!(seen.lock().unwrap().len(), 4);
+    stored(&*backend.open_config(), "map/1", Some(second), b"later");
+    assert_eq!(one.lock().unwrap().len(), 2, "a process that ended sees nothing more");
+}
+
+pub(super) fn a_swap_whose_answer_is_lost_is_resolved_by_a_read<B: Backend>() {
+    let mut backend = B::make();
+    let store = backend.open_config();
+    let before = stored(&*store, "k", None, b"before");
+    for is_made in [false, true] {
+        if !backend.lose_answer(is_made) {
+            return;
+        }
+        let outcome = store.compare_and_swap("k", Some(before), b"new").unwrap();
+        assert_eq!(outcome, CasOutcome::Unknown);
+        let now = store.get("k").unwrap().unwrap();
+        assert_eq!((now.value == b"new", now.version > before), (is_made, is_made));
+    }
 }
 
 pub(super) fn what_is_too_long_is_refused<B: Backend>() {
@@ -76,13 +122,12 @@ pub(super) fn what_is_too_long_is_refused<B: Backend>() {
         let refused = |error| matches!(error, StorageError::KeyLength { .. });
         assert!(store.get(wrong).is_err_and(refused));
         assert!(store.compare_and_swap(wrong, None, b"").is_err_and(refused));
-        assert!(store.watch(wrong, Box::new(|_| ())).is_err_and(refused));
+        let watched = store.watch(wrong, Box::new(|_, _| ()));
+        assert_eq!(watched.is_err_and(refused), !wrong.is_empty(), "the empty prefix has all");
     }
     let value = vec![7; VALUE_BYTES_MAX + 1];
     let refused = store.compare_and_swap(&longest, None, &value);
     assert!(matches!(refused, Err(StorageError::ValueLength { .. })));
     assert_eq!(store.get(&longest).unwrap(), None);
-    let stored = store.compare_and_swap(&longest, None, &value[1..]).unwrap();
-    assert_eq!(stored, CasOutcome::Stored(1));
-    assert_eq!(store.get(&longest).unwrap().unwrap().value, value[1..]);
+    stored(&*store, &longest, None, &value[1..]);
 }

@@ -179,7 +179,7 @@ fn knows() -> impl Strategy<Value = Knows> {
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
-    let faults = [Fault::Unknown, Fault::UnknownApplied, Fault::Fenced, Fault::Busy, Fault::Panic];
+    let faults = [Fault::Failed, Fault::FailedApplied, Fault::Fenced, Fault::Panic];
     let mut failures = faults.map(Failure::Fault).to_vec();
     failures.push(Failure::Rival);
     select(failures)

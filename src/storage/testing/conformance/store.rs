@@ -342,7 +342,7 @@ impl<B: Backend> Running<B> {
         let left = self.backend.crash(keep);
         let Self { session, mut oracle, backend, .. } = self;
         drop((session, backend));
-        if wrote && matches!(failure, Failure::Fault(Fault::UnknownApplied)) {
+        if wrote && matches!(failure, Failure::Fault(Fault::FailedApplied)) {
             oracle.acknowledge(oracle.last());
         } else {
             oracle.lose_unacknowledged();

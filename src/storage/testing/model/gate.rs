@@ -10,7 +10,7 @@ use crate::id::Shard;
 use crate::storage::error::Result;
 use crate::storage::log::applied::Applied;
 use crate::storage::log::block::ShardBlock;
-use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
+use crate::storage::log::shard_log::{Claim, Outcome, ShardLog, VisitBlock};
 use crate::storage::position::{Link, Position};
 
 /// Longer than any append takes to arrive; a test that waits longer has failed.
@@ -123,6 +123,10 @@ impl ShardLog for Gated {
         outcomes
     }
 
+    fn rest(&mut self) {
+        self.log.rest();
+    }
+
     fn applied(&self) -> Option<Arc<Applied>> {
         self.log.applied()
     }
@@ -131,8 +135,8 @@ impl ShardLog for Gated {
         self.log.last(shard)
     }
 
-    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
-        self.log.read(shard, from)
+    fn read(&self, shard: Shard, from: Position, visit: &mut VisitBlock<'_>) -> Result<()> {
+        self.log.read(shard, from, visit)
     }
 
     fn trim(&mut self, shard: Shard, upto: Position) -> Result<()> {

@@ -1,0 +1,176 @@
+//! The groups that the commit thread makes, and what it does with each outcome of a log.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use super::*;
+use crate::id::ObjectId;
+use crate::storage::space::Space;
+use crate::storage::testing::model::{Fault, MemoryLog};
+
+fn start(log: &MemoryLog) -> (Committer, Receiver<()>) {
+    let (progress, progressed) = channel();
+    let on_progress = Box::new(move || progress.send(()).unwrap());
+    (Committer::start("test", Box::new(log.clone()), on_progress).unwrap(), progressed)
+}
+
+fn set(object: u8, value: &[u8]) -> WriteSet {
+    let mut set = WriteSet::new(ObjectId::from_bytes([object; 16]));
+    set.put(Space::Data, b"k", value).unwrap();
+    set
+}
+
+fn submit(committer: &Committer, set: WriteSet) -> Ticket {
+    let ticket = committer.submit(set);
+    committer.wake();
+    ticket
+}
+
+#[test]
+fn nothing_is_durable_before_its_sync_and_what_gathers_meanwhile_is_one_group() {
+    let log = MemoryLog::default();
+    let (mut committer, progressed) = start(&log);
+    let held = log.hold();
+    let first = submit(&committer, set(1, b"0"));
+    log.wait_until_held();
+    let rest: Vec<_> = (0..100).map(|n| submit(&committer, set(n % 5, &[n]))).collect();
+    assert_eq!(committer.durable(), Ticket(0));
+    assert!(progressed.try_recv().is_err());
+
+    drop(held);
+    progressed.recv().unwrap();
+    assert!(committer.durable() >= first);
+    progressed.recv().unwrap();
+    assert_eq!(committer.durable(), rest[99]);
+    let groups = log.groups();
+    assert_eq!(groups.len(), 2);
+    let turns: usize = groups[1].iter().map(|block| block.writes.len()).sum();
+    assert_eq!((groups[1].len(), turns), (5, 100));
+    committer.shutdown().unwrap();
+}
+
+#[test]
+fn the_log_is_told_when_nothing_waits_and_not_before() {
+    let log = MemoryLog::default();
+    let (mut committer, progressed) = start(&log);
+    let held = log.hold();
+    submit(&committer, set(1, b"0"));
+    log.wait_until_held();
+    submit(&committer, set(1, b"1"));
+    assert!(log.rests().is_empty());
+    drop(held);
+    (0..2).for_each(|_| progressed.recv().unwrap());
+    committer.shutdown().unwrap();
+    assert_eq!(log.rests(), [2], "the first group has another one behind it");
+}
+
+#[test]
+fn turns_of_a_shard_stay_in_order_and_blocks_chain() {
+    let log = MemoryLog::default();
+    let (mut committer, progressed) = start(&log);
+    for n in 0..3 {
+        submit(&committer, set(1, &[n]));
+        progressed.recv().unwrap();
+    }
+    committer.shutdown().unwrap();
+    let blocks: Vec<_> = log.groups().into_iter().flatten().collect();
+    for (block, next) in blocks.iter().zip(&blocks[1..]) {
+        assert_eq!(next.previous, block.link());
+    }
+    let written: Vec<_> = blocks.into_iter().flat_map(|block| block.writes).collect();
+    assert_eq!(written, [set(1, &[0]), set(1, &[1]), set(1, &[2])]);
+}
+
+#[test]
+fn a_fence_a_failure_and_a_panic_are_the_end_of_committing() {
+    for fault in [Fault::Failed, Fault::Fenced, Fault::Claim, Fault::Panic] {
+        let log = MemoryLog::default();
+        let (mut committer, progressed) = start(&log);
+        log.fail_next(fault);
+        submit(&committer, set(1, b"lost"));
+        progressed.recv().unwrap();
+        assert!(committer.failure().is_some(), "{fault:?}");
+        let appends = log.groups().len();
+        submit(&committer, set(1, b"later"));
+        assert_eq!(committer.durable(), Ticket(0), "{fault:?}");
+        assert!(committer.shutdown().is_err(), "{fault:?}");
+        assert_eq!(log.groups().len(), appends, "{fault:?}");
+    }
+}
+
+/// Three turns that commit together, of two shards: the second one is alone in its shard.
+fn submit_three(log: &MemoryLog, committer: &Committer) {
+    let held = log.hold();
+    submit(committer, set(1, b"0"));
+    log.wait_until_held();
+    for (object, value) in [(1, b"1"), (2, b"2"), (1, b"3")] {
+        submit(committer, set(object, value));
+    }
+    drop(held);
+}
+
+#[test]
+fn a_busy_log_and_a_lost_answer_are_resolved_by_the_same_blocks() {
+    for fault in [Fault::Busy, Fault::Unknown, Fault::UnknownApplied] {
+        for block in [None, Some(0), Some(1)] {
+            let log = MemoryLog::default();
+            let (mut committer, progressed) = start(&log);
+            log.fail_at(fault, 1, block);
+            submit_three(&log, &committer);
+            while committer.durable() < Ticket(4) {
+                progressed.recv().unwrap();
+            }
+            committer.shutdown().unwrap();
+            let groups = log.groups();
+            assert_eq!(groups.len(), 3, "{fault:?} of {block:?}");
+            assert_eq!(groups[1], groups[2], "the same blocks are offered again");
+            let ends = groups[1].iter().map(|block| (block.shard, block.link()));
+            for (shard, end) in ends {
+                assert_eq!(log.last(shard).unwrap(), end, "{fault:?} of {block:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_that_stays_busy_keeps_nobody_from_closing() {
+    let log = MemoryLog::default();
+    let (mut committer, _progressed) = start(&log);
+    log.fail_always(Fault::Busy);
+    submit(&committer, set(1, b"0"));
+    assert!(committer.shutdown().is_err());
+    assert!(!log.groups().is_empty());
+}
+
+#[test]
+fn the_acknowledged_part_of_a_group_is_reported() {
+    for fault in [Fault::Fenced, Fault::Failed, Fault::FailedApplied] {
+        for (block, durable) in [(0, 1), (1, 2)] {
+            let log = MemoryLog::default();
+            let (mut committer, _progressed) = start(&log);
+            log.fail_at(fault, 1, Some(block));
+            submit_three(&log, &committer);
+            assert!(committer.shutdown().is_err());
+            assert_eq!(committer.durable(), Ticket(durable), "{fault:?} of block {block}");
+        }
+    }
+}
+
+#[test]
+fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
+    let log = MemoryLog::default();
+    let (mut committer, progressed) = start(&log);
+    let held = log.hold();
+    submit(&committer, set(1, b""));
+    log.wait_until_held();
+    for _ in 2..COMMIT_QUEUE_TURNS {
+        submit(&committer, set(1, b""));
+    }
+    assert!(!committer.is_full());
+    let last = submit(&committer, set(1, b"last"));
+    assert!(committer.is_full());
+    drop(held);
+    let shared = committer.shared.clone();
+    committer.shutdown().unwrap();
+    assert_eq!(shared.durable.load(Ordering::Acquire), last.0);
+    assert_eq!(progressed.iter().count(), 2);
+}
