@@ -261,6 +261,10 @@ impl Watched {
     }
 
     fn held(&mut self, passed: Duration) -> Option<Held> {
+        // Calls would wait for a slow disk anyway. But a process that was told to end does end.
+        if self.activity.is_at_disk() && !TOLD_TO_END.load(Ordering::Relaxed) {
+            return None;
+        }
         self.unasked += passed;
         let owed = self.beat().and_then(|beat| {
             let owed = beat.owed();

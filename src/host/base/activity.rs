@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use capstead_client::sturdyref::Method;
 
@@ -32,6 +32,8 @@ pub(crate) struct Activity {
     /// 0: the object wakes.
     interface: AtomicU64,
     ordinal: AtomicU32,
+    /// The thread waits for the disk.
+    at_disk: AtomicBool,
     classes: Vec<&'static str>,
 }
 
@@ -64,6 +66,7 @@ impl Activity {
             object: Default::default(),
             interface: AtomicU64::default(),
             ordinal: AtomicU32::default(),
+            at_disk: AtomicBool::default(),
             classes,
         }
     }
@@ -94,6 +97,18 @@ impl Activity {
         let beats = self.beats.load(Ordering::Relaxed);
         self.beats.store(beats + 1, Ordering::Release);
         fence(Ordering::Release);
+    }
+
+    /// Runs `commit`, which may wait for the disk. A slow disk is no fault of a class.
+    pub(in crate::host) fn at_disk(&self, commit: impl FnOnce()) {
+        self.at_disk.store(true, Ordering::Relaxed);
+        commit();
+        self.at_disk.store(false, Ordering::Relaxed);
+    }
+
+    /// Tells whether the thread waits for the disk.
+    pub(crate) fn is_at_disk(&self) -> bool {
+        self.at_disk.load(Ordering::Relaxed)
     }
 
     /// Rises with each turn, twice.

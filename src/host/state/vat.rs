@@ -259,7 +259,7 @@ async fn commit_submitted(vat: Weak<Vat>, committable: Rc<Notify>) {
     loop {
         committable.notified().await;
         let Some(vat) = vat.upgrade() else { return };
-        vat.turns.commit_submitted();
+        vat.activity.at_disk(|| vat.turns.commit_submitted());
     }
 }
 

@@ -1,13 +1,15 @@
 //! The commit thread: it makes submitted turns durable, in order, in groups of all that wait.
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company,
-//! except for turns that end in the same run of the vat thread, which then wakes this one. The vat
-//! thread only appends to a queue and reads atomic numbers.
+//! except for turns that end in the same run of the vat thread, which then wakes this one. Where a
+//! sync is faster than two threads can wake each other, the vat thread commits a lone turn itself.
+//! Otherwise it only appends to a queue and reads atomic numbers.
 //!
-//! **Invariants:** tickets become durable in their order. `durable` moves only after the log
-//! reported every block of these tickets as durable. After a block that was fenced, a log that
-//! failed, or a panic, `failure` is set, nothing more is committed, and `durable` never moves
-//! again. The same blocks are offered again to a log that is busy or lost its answer.
+//! **Invariants:** tickets become durable in their order: a thread takes turns out of the queue only
+//! while it has the log. `durable` moves only after the log reported every block of these tickets as
+//! durable. After a block that was fenced, a log that failed, or a panic, `failure` is set, nothing
+//! more is committed, and `durable` never moves again. The same blocks are offered again to a log
+//! that is busy or lost its answer.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -32,6 +34,11 @@ use crate::storage::log::batch::WriteSet;
 use crate::storage::log::block::ShardBlock;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
 
+/// The largest turn that the vat thread commits itself, and the time that it may usually take: about
+/// that in which two threads wake each other. Other calls of the host wait meanwhile.
+const HERE_BYTES_MAX: usize = 64 << 10;
+const HERE_TIME_MAX: Duration = Duration::from_micros(300);
+
 /// The pauses before blocks are offered again to a log that was busy or lost its answer.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -40,8 +47,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// Called on other threads after each move of `durable` or `applied`, and once after `failure` was
-/// set.
+/// Called on any thread after each move of `durable` or `applied`, and once after `failure` was set.
 pub(crate) type OnProgress = Box<dyn Fn() + Send + Sync>;
 
 /// The vat thread's handle. Dropping it commits everything queued and ends the thread.
@@ -51,11 +57,13 @@ pub(crate) struct Committer {
     last: Cell<Ticket>,
     /// The entries that the records lag behind by, if they do.
     behind: Option<Arc<Applied>>,
+    on_progress: Arc<dyn Fn() + Send + Sync>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
+    /// The log, until the thread ends. Locked before `queue`.
+    chains: Mutex<Option<Chains>>,
     queue: Mutex<Queue>,
     filled: Condvar,
     durable: AtomicU64,
@@ -89,7 +97,7 @@ enum State {
 }
 
 impl Committer {
-    /// Starts the thread, which owns `log` until this handle is dropped.
+    /// Starts the thread, which closes `log` at its end.
     ///
     /// # Errors
     /// `Io` when the operating system can't start a thread; nothing was claimed.
@@ -98,22 +106,22 @@ impl Committer {
         log: Box<dyn ShardLog>,
         on_progress: OnProgress,
     ) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let theirs = shared.clone();
         let on_progress: Arc<dyn Fn() + Send + Sync> = on_progress.into();
         let behind = log.applied();
+        let shared = Arc::new(Shared::new(log));
+        let (theirs, progress) = (shared.clone(), on_progress.clone());
         if let Some(behind) = &behind {
             behind.observe(on_progress.clone());
         }
         let name = format!("{name}-commit");
         let thread = Builder::new()
             .name(name.clone())
-            .spawn(move || run(&theirs, log, &*on_progress))
+            .spawn(move || run(&theirs, &*progress))
             .map_err(|source| {
                 let path = PathBuf::from(name);
                 StorageError::Io { action: "start the thread", path, source }
             })?;
-        Ok(Self { shared, last: Cell::default(), behind, thread: Some(thread) })
+        Ok(Self { shared, last: Cell::default(), behind, on_progress, thread: Some(thread) })
     }
 
     /// Queues the writes; never waits. After a failure they are dropped. The thread takes them when
@@ -131,10 +139,29 @@ impl Committer {
         ticket
     }
 
-    /// Makes the thread commit the queue, if it isn't at work already. Call it soon after `submit`;
-    /// turns that are submitted in between join the group.
+    /// Has the queue committed: by the thread, if it isn't at work already, or here. Call it soon
+    /// after `submit`; turns that are submitted in between join the group.
     pub(crate) fn wake(&self) {
-        self.shared.filled.notify_one();
+        if !self.commits_here() {
+            self.shared.filled.notify_one();
+        }
+    }
+
+    /// Commits the queue if it holds a lone turn and the log will do it at once; returns whether it
+    /// did.
+    fn commits_here(&self) -> bool {
+        let bytes = self.shared.bytes.load(Ordering::Relaxed);
+        let is_lone = self.last.get().0 == self.durable().0 + 1;
+        if !is_lone || bytes > HERE_BYTES_MAX || self.shared.failure.get().is_some() {
+            return false;
+        }
+        // The thread has it while it commits, and then takes this turn next.
+        let Ok(mut guard) = self.shared.chains.try_lock() else { return false };
+        let Some(chains) = guard.as_mut().filter(|chains| chains.is_quick(bytes)) else {
+            return false;
+        };
+        commit(&self.shared, chains, &*self.on_progress);
+        true
     }
 
     /// The ticket of the next submitted write set.
@@ -229,6 +256,23 @@ impl fmt::Debug for Committer {
 }
 
 impl Shared {
+    fn new(log: Box<dyn ShardLog>) -> Self {
+        Self {
+            chains: Mutex::new(Some(Chains::new(log))),
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            durable: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+            unapplied: Mutex::default(),
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// Panics of a commit are caught while this lock is held.
+    fn chains(&self) -> MutexGuard<'_, Option<Chains>> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// No code that holds this lock can panic, so a poisoned queue is intact.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -242,8 +286,8 @@ impl Shared {
         queue.state == State::Open && self.failure.get().is_none()
     }
 
-    /// Waits for writes and swaps all of them into `group`; returns `None` when no more will come.
-    fn take(&self, group: &mut Vec<WriteSet>, company: &Company) -> Option<Ticket> {
+    /// Waits for writes; returns false when no more will come.
+    fn await_writes(&self, company: &Company) -> bool {
         let mut queue = self.queue();
         if queue.sets.is_empty() {
             let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
@@ -255,6 +299,12 @@ impl Shared {
             let gathered = self.filled.wait_timeout_while(queue, company.patience, waiting);
             (queue, _) = gathered.unwrap_or_else(PoisonError::into_inner);
         }
+        !queue.sets.is_empty() || queue.state == State::Open
+    }
+
+    /// Swaps all writes into `group`, which is empty; returns the ticket of the last of them.
+    fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
+        let mut queue = self.queue();
         std::mem::swap(&mut queue.sets, group);
         self.bytes.store(0, Ordering::Relaxed);
         (!group.is_empty()).then_some(queue.last)
@@ -276,53 +326,84 @@ fn patience(commit: Duration) -> Duration {
     (commit / 4).min(Duration::from_millis(2))
 }
 
-fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &dyn Fn()) {
-    let behind = log.applied().is_some();
-    let mut chains = Chains { log, claims: FxHashMap::default(), firsts: Vec::new() };
-    let work = AssertUnwindSafe(|| {
-        let mut group = Vec::new();
-        let mut company = Company::default();
-        while let Some(ticket) = shared.take(&mut group, &company) {
-            if shared.failure.get().is_some() {
-                return Ok(());
-            }
-            let (began, turns) = (monotonic(), group.len());
-            let (committed, failure) = chains.commit(&mut group, shared);
-            let ticket = Ticket(ticket.0 - (turns - committed) as u64);
-            company = Company { turns, patience: patience(began.elapsed()) };
-            if behind {
-                let mut unapplied = shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
-                unapplied.tickets.push_back(ticket);
-            }
-            shared.durable.store(ticket.0, Ordering::Release);
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
-            on_progress();
-            if shared.bytes.load(Ordering::Relaxed) == 0 {
-                chains.log.rest();
-            }
+fn run(shared: &Shared, on_progress: &dyn Fn()) {
+    let mut company = Company::default();
+    while shared.await_writes(&company) && shared.failure.get().is_none() {
+        if let Some(chains) = &mut *shared.chains() {
+            company = commit(shared, chains, on_progress);
         }
-        Ok(())
-    });
-    let failure = match catch_unwind(work) {
-        Ok(Ok(())) => return,
+    }
+    // What its end takes is nothing to wait for with the lock.
+    let chains = shared.chains().take();
+    drop(chains);
+}
+
+/// Commits the queue, and tells of it. After an outcome that isn't a position, or a panic, nothing
+/// is committed any more.
+fn commit(shared: &Shared, chains: &mut Chains, on_progress: &dyn Fn()) -> Company {
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        let Some(company) = chains.commit_queue(shared)? else { return Ok(Company::default()) };
+        on_progress();
+        if shared.bytes.load(Ordering::Relaxed) == 0 {
+            chains.log.rest();
+        }
+        Ok(company)
+    }));
+    let failure = match done {
+        Ok(Ok(company)) => return company,
         Ok(Err(failure)) => failure,
         Err(panic) => Arc::new(StorageError::Panicked(panic_text(&*panic))),
     };
     let _ = shared.failure.set(failure);
     on_progress();
+    Company::default()
 }
 
 /// The log, and the claim of each shard that was written to.
 struct Chains {
     log: Box<dyn ShardLog>,
     claims: FxHashMap<Shard, Claim>,
-    /// The number of the first turn of each block, in the present group.
+    /// The turns that are being committed, and the number of the first of each block.
+    group: Vec<WriteSet>,
     firsts: Vec<usize>,
+    /// The time of a commit, on average over the last ones.
+    usual: Duration,
 }
 
 impl Chains {
+    fn new(log: Box<dyn ShardLog>) -> Self {
+        let (claims, group, firsts) = (FxHashMap::default(), Vec::new(), Vec::new());
+        Self { log, claims, group, firsts, usual: Duration::ZERO }
+    }
+
+    /// Tells whether a commit of this many bytes will probably take no longer than it takes to wake
+    /// another thread and be woken by it.
+    fn is_quick(&self, bytes: usize) -> bool {
+        self.usual <= HERE_TIME_MAX && self.log.is_ready(bytes as u64)
+    }
+
+    /// Commits all turns of the queue; returns those that may follow soon, or `None` if there were
+    /// none.
+    fn commit_queue(
+        &mut self,
+        shared: &Shared,
+    ) -> std::result::Result<Option<Company>, Arc<StorageError>> {
+        let mut group = std::mem::take(&mut self.group);
+        let Some(last) = shared.take(&mut group) else { return Ok(None) };
+        let (began, turns) = (monotonic(), group.len());
+        let (committed, failure) = self.commit(&mut group, shared);
+        self.group = group;
+        let ticket = Ticket(last.0 - (turns - committed) as u64);
+        if self.log.applied().is_some() {
+            let mut unapplied = shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
+            unapplied.tickets.push_back(ticket);
+        }
+        shared.durable.store(ticket.0, Ordering::Release);
+        let took = began.elapsed();
+        self.usual = (self.usual * 7 + took) / 8;
+        failure.map_or(Ok(Some(Company { turns, patience: patience(took) })), Err)
+    }
+
     /// Appends all of `group`; returns how many of its turns, from the first on, are durable, and
     /// the reason if those after them aren't known to be.
     fn commit(

@@ -278,6 +278,11 @@ impl ShardLog for LocalLog {
         outcomes
     }
 
+    fn is_ready(&self, bytes: u64) -> bool {
+        let is_free = self.options.commit_delay.is_zero() && !self.applied.is_full();
+        is_free && self.writer.as_ref().is_some_and(|writer| writer.segments.has_room(bytes))
+    }
+
     fn rest(&mut self) {
         let Some(writer) = &mut self.writer else { return };
         let End { number, sum: previous, segment } = writer.last;

@@ -33,6 +33,8 @@ const FIRST_BYTES: u64 = 256 << 10;
 pub(super) const BYTES_MAX: u64 = 32 << 20;
 /// A segment takes at most this fraction of the free room, unless it is of the first length.
 const ROOM_FRACTION: u64 = 16;
+/// More than an entry takes beside its blocks: a head, the rest of a page, and a tail.
+const BESIDE_BYTES: u64 = 3 * PAGE_BYTES as u64;
 /// Only the server's own account may read or write the data.
 const FILE_MODE: u32 = 0o600;
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -89,6 +91,11 @@ impl Segments {
             self.advance(needed, release)?;
         }
         Ok(self.current.number)
+    }
+
+    /// Tells whether the present segment has room for an entry with blocks of this many bytes.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.current.bytes - self.current.at >= bytes + BESIDE_BYTES
     }
 
     /// Makes the entry durable, at the place that was found for it.

@@ -87,6 +87,12 @@ pub(crate) trait ShardLog: Send {
         entries.iter().map(|entry| append(entry)).collect()
     }
 
+    /// Tells whether `append` of this many bytes would wait for nothing but one sync of a local
+    /// disk.
+    fn is_ready(&self, _bytes: u64) -> bool {
+        false
+    }
+
     /// Called when everything was answered and nothing waits to be appended. The log may take the
     /// time to note that its last entry is durable, so that damage of it is found later.
     fn rest(&mut self) {}

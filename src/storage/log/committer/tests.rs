@@ -1,9 +1,12 @@
 //! The groups that the commit thread makes, and what it does with each outcome of a log.
 
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, ThreadId};
 
 use super::*;
 use crate::id::ObjectId;
+use crate::storage::log::shard_log::VisitBlock;
+use crate::storage::position::Position;
 use crate::storage::space::Space;
 use crate::storage::testing::model::{Fault, MemoryLog};
 
@@ -171,6 +174,101 @@ fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
     drop(held);
     let shared = committer.shared.clone();
     committer.shutdown().unwrap();
+    drop(committer);
     assert_eq!(shared.durable.load(Ordering::Acquire), last.0);
     assert_eq!(progressed.iter().count(), 2);
+}
+
+/// A log on a fast disk, and the threads that appended to it.
+struct Quick(MemoryLog, Arc<Mutex<Vec<ThreadId>>>);
+
+impl ShardLog for Quick {
+    fn claim(&mut self, shard: Shard) -> Result<Claim> {
+        self.0.claim(shard)
+    }
+
+    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        self.1.lock().unwrap().push(thread::current().id());
+        self.0.append(blocks)
+    }
+
+    fn is_ready(&self, bytes: u64) -> bool {
+        bytes < 1000
+    }
+
+    fn last(&self, shard: Shard) -> Result<Link> {
+        self.0.last(shard)
+    }
+
+    fn read(&self, shard: Shard, from: Position, visit: &mut VisitBlock<'_>) -> Result<()> {
+        self.0.read(shard, from, visit)
+    }
+
+    fn trim(&mut self, shard: Shard, upto: Position) -> Result<()> {
+        self.0.trim(shard, upto)
+    }
+}
+
+fn start_quick(log: &MemoryLog) -> (Committer, Receiver<()>, Arc<Mutex<Vec<ThreadId>>>) {
+    let (progress, progressed) = channel();
+    let threads = Arc::<Mutex<_>>::default();
+    let on_progress = Box::new(move || progress.send(()).unwrap());
+    let quick = Box::new(Quick(log.clone(), threads.clone()));
+    (Committer::start("test", quick, on_progress).unwrap(), progressed, threads)
+}
+
+#[test]
+fn a_lone_turn_is_committed_here_where_that_is_quick() {
+    let log = MemoryLog::default();
+    let (mut committer, progressed, threads) = start_quick(&log);
+    for n in 0..3 {
+        let ticket = submit(&committer, set(1, &[n]));
+        assert_eq!(committer.durable(), ticket);
+        progressed.try_recv().unwrap();
+    }
+    // Neither of several turns nor of a long one: other calls would wait.
+    committer.submit(set(1, b"3"));
+    submit(&committer, set(2, b"4"));
+    progressed.recv().unwrap();
+    submit(&committer, set(1, &[5; 2000]));
+    progressed.recv().unwrap();
+    committer.shutdown().unwrap();
+    let here: Vec<_> =
+        threads.lock().unwrap().iter().map(|id| *id == thread::current().id()).collect();
+    assert_eq!(here, [true, true, true, false, false]);
+    let written = log.groups().into_iter().flatten().flat_map(|block| block.writes);
+    assert_eq!(written.count(), 6);
+}
+
+#[test]
+fn a_turn_behind_others_is_never_committed_before_them() {
+    let log = MemoryLog::default();
+    let (mut committer, progressed, threads) = start_quick(&log);
+    let held = log.hold();
+    committer.submit(set(1, b"0"));
+    submit(&committer, set(1, b"1"));
+    log.wait_until_held();
+    submit(&committer, set(1, b"2"));
+    assert_eq!(committer.durable(), Ticket(0));
+    drop(held);
+    while committer.durable() < Ticket(3) {
+        progressed.recv().unwrap();
+    }
+    committer.shutdown().unwrap();
+    assert!(!threads.lock().unwrap().contains(&thread::current().id()));
+}
+
+#[test]
+fn a_failure_here_is_the_end_of_committing_too() {
+    for fault in [Fault::Failed, Fault::Fenced, Fault::Claim, Fault::Panic] {
+        let log = MemoryLog::default();
+        let (mut committer, progressed, _threads) = start_quick(&log);
+        log.fail_next(fault);
+        submit(&committer, set(1, b"lost"));
+        progressed.try_recv().unwrap();
+        assert!(committer.failure().is_some(), "{fault:?}");
+        submit(&committer, set(1, b"later"));
+        assert_eq!(committer.durable(), Ticket(0), "{fault:?}");
+        assert!(committer.shutdown().is_err(), "{fault:?}");
+    }
 }
