@@ -457,9 +457,7 @@ fn count_opening(lmdb: &Lmdb, database: Database, kind: Kind, age: Age) -> Resul
     commit(lmdb, database, |changes| {
         let mut record = match (changes.get(&ENVIRONMENT_KEY)?, age) {
             (Some(record), _) => EnvironmentRecord::decode(record, kind)?,
-            (None, Age::New) => {
-                EnvironmentRecord { identity: random_name()?, ..Default::default() }
-            }
+            (None, Age::New) => EnvironmentRecord::new(random_name()?),
             (None, Age::Existing) => return Err(layout::damaged(&ENVIRONMENT_KEY)),
         };
         record.incarnation += 1;

@@ -249,6 +249,11 @@ pub(crate) struct LogState {
 impl EnvironmentRecord {
     const BYTES: usize = 1 + 1 + size_of::<Identity>() + 8 + NONCE_BYTES + 8 + 8 + HASH_BYTES;
 
+    /// The record of an environment that was never opened.
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self { identity, ..Self::default() }
+    }
+
     /// Writes format, kind, identity, incarnation, nonce, and the number, segment and checksum of
     /// the last applied entry; zeros if there is no log.
     pub(crate) fn encode(self, kind: Kind) -> Vec<u8> {

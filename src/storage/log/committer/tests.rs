@@ -6,7 +6,7 @@ use std::thread::{self, ThreadId};
 use super::*;
 use crate::id::ObjectId;
 use crate::storage::log::shard_log::VisitBlock;
-use crate::storage::position::Position;
+use crate::storage::position::{Link, Position};
 use crate::storage::space::Space;
 use crate::storage::testing::model::{Fault, MemoryLog};
 
