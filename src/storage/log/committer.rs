@@ -1,15 +1,15 @@
 //! The commit thread: it makes submitted turns durable, in order, in groups of all that wait.
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company,
-//! except for turns that end in the same run of the vat thread, which then wakes this one. Where a
+//! except for turns that end in the same run of the vat thread, which then wakes this one. If a
 //! sync is faster than two threads can wake each other, the vat thread commits a lone turn itself.
 //! Otherwise it only appends to a queue and reads atomic numbers.
 //!
-//! **Invariants:** tickets become durable in their order: a thread takes turns out of the queue only
-//! while it has the log. `durable` moves only after the log reported every block of these tickets as
-//! durable. After a block that was fenced, a log that failed, or a panic, `failure` is set, nothing
-//! more is committed, and `durable` never moves again. The same blocks are offered again to a log
-//! that is busy or lost its answer.
+//! **Invariants:** tickets become durable in their order: a thread takes turns out of the queue
+//! only while it has the log. `durable` moves only after the log reported every block of these
+//! tickets as durable. After a block that was fenced, a log that failed, or a panic, `failure` is
+//! set, nothing more is committed, and `durable` never moves again. The same blocks are offered
+//! again to a log that is busy or lost its answer.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -34,8 +34,8 @@ use crate::storage::log::batch::WriteSet;
 use crate::storage::log::block::ShardBlock;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
 
-/// The largest turn that the vat thread commits itself, and the time that it may usually take: about
-/// that in which two threads wake each other. Other calls of the host wait meanwhile.
+/// The largest turn that the vat thread commits itself, and the time that it may usually take:
+/// about that in which two threads wake each other. Other calls of the host wait meanwhile.
 const HERE_BYTES_MAX: usize = 64 << 10;
 const HERE_TIME_MAX: Duration = Duration::from_micros(300);
 
@@ -47,7 +47,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// Called on any thread after each move of `durable` or `applied`, and once after `failure` was set.
+/// Called on any thread after each move of `durable` or `applied`, and once after `failure` was
+/// set.
 pub(crate) type OnProgress = Box<dyn Fn() + Send + Sync>;
 
 /// The vat thread's handle. Dropping it commits everything queued and ends the thread.
@@ -333,7 +334,7 @@ fn run(shared: &Shared, on_progress: &dyn Fn()) {
             company = commit(shared, chains, on_progress);
         }
     }
-    // What its end takes is nothing to wait for with the lock.
+    // Its end takes a while, and nobody should wait for the lock meanwhile.
     let chains = shared.chains().take();
     drop(chains);
 }
