@@ -161,7 +161,7 @@ impl Part {
         };
         let number = |digits: &str| {
             let is_one = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            // What is too large for a number is beyond every end.
+            // A number that is too large is beyond every end.
             is_one.then(|| digits.parse().unwrap_or(usize::MAX))
         };
         match (number(first), number(last)) {
