@@ -20,8 +20,8 @@ use super::{Answer, Body, refuse};
 ///
 /// Browsers keep it and ask whether it has changed, so that it is sent once, and compressed by gzip
 /// to those who take that. A client that asks for a range of it gets that, of the file as it is, so
-/// that it can go on with what broke off. It comes with the headers that a page of its own should have: nothing
-/// may frame it, guess its type, or learn where its links are.
+/// that it can go on with what broke off. It comes with the headers that a page of its own should
+/// have: nothing may frame it, guess its type, or learn where its links are.
 ///
 /// ```
 /// use capstead::http::{self, Answer, Body, Request, StaticFile, StatusCode};

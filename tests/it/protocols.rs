@@ -122,7 +122,7 @@ const TO_RESTORE: &str = "CAPSTEAD_TEST_WSS_REFERENCE";
 /// The URL of its gateway.
 const GATEWAY: &str = "CAPSTEAD_TEST_WSS_GATEWAY";
 
-/// The dialling is in a process of its own, since the roots that a machine trusts are for all of one.
+/// The dialling is in a process of its own, since the roots of a machine are for a whole process.
 #[test]
 fn cap_n_proto_goes_by_wss_where_the_gateway_proves_its_name() {
     if let (Ok(text), Ok(url)) = (std::env::var(TO_RESTORE), std::env::var(GATEWAY)) {

@@ -83,8 +83,9 @@ fn cursors_are_told_to_all_and_stored_nowhere() {
 const FAR: [u8; 17] =
     [1, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 0, 4, 1, 1, b'a', 1, b'x'];
 
-/// The ecosystem's client gives a connection up on which it heard nothing for 30 s, and says twice in
-/// that time that its cursor is still where it was: it hears that, whether the document slept or not.
+/// The ecosystem's client gives a connection up on which it heard nothing for 30 s, and says twice
+/// in that time that its cursor is still where it was: it hears that, whether the document slept or
+/// not.
 #[test]
 fn a_client_that_types_nothing_hears_that_it_is_there() {
     run(async {

@@ -295,8 +295,8 @@ impl SocketTable {
         }
     }
 
-    /// The attachments of surviving sockets that aren't stored as they are, each with the key of its
-    /// record. A socket of which nothing is stored has none.
+    /// The attachments of surviving sockets that aren't stored as they are, each with the key of
+    /// its record. A socket of which nothing is stored has none.
     pub(crate) fn unstored(
         &self,
         stored: impl Fn(&[u8]) -> Option<Vec<u8>>,

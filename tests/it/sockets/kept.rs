@@ -117,8 +117,7 @@ fn a_replaced_objects_sockets_close_whether_it_sleeps_or_not() {
 fn a_sleeping_objects_socket_takes_little_memory() {
     const FIRST: usize = 500;
     const MORE: usize = 2_000;
-    /// The buffer into which the socket is read, and as much for all else.
-    const BYTES_MAX: u64 = (4 + 4) << 10;
+    const BYTES_MAX: u64 = 20 << 10;
     let (_folder, data) = scratch();
     let flags = ["--warm", "20ms", "--http-connections", "4000"];
     let flags = [&flags[..], &["--http-connections-per-peer", "4000", "--hosts", "2"]].concat();

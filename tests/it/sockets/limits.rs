@@ -160,8 +160,9 @@ fn a_client_is_read_no_faster_than_its_object_works() {
     }
 }
 
-/// Clients go while nothing is read of them, since their object is behind: with many small messages,
-/// or with a large one. They reset the connection, or close it with words behind that nobody reads.
+/// Clients go while nothing is read of them, since their object is behind: with many small
+/// messages, or with a large one. They reset the connection, or close it with words behind that
+/// nobody reads.
 #[test]
 fn a_client_that_goes_is_noticed_while_its_object_is_behind() {
     for hosts in [1, 2] {
@@ -191,7 +192,7 @@ fn a_client_that_goes_is_noticed_while_its_object_is_behind() {
     }
 }
 
-/// A client that says no more and still listens isn't gone: what it said before comes to the object.
+/// A client that only listens from now on isn't gone: what it said before comes to the object.
 #[test]
 fn a_client_that_only_listens_is_heard_to_its_end() {
     with_server(1, async |running| {
