@@ -70,7 +70,8 @@ pub(super) struct Enum {
 
 #[derive(Debug)]
 struct Interface {
-    name: String,
+    /// With those around it, such as `Outer.Inner`.
+    whole_name: String,
     about: String,
     methods: Vec<MethodShape>,
     extends: Vec<(u64, Brand)>,
@@ -89,7 +90,8 @@ pub(crate) struct MethodShape {
     /// The id of the interface that has it.
     pub(crate) interface: u64,
     pub(crate) number: u16,
-    /// Such as `Counter.read`.
+    /// Such as `Counter.read`; with more of the interface's name, or its id, if that is another
+    /// method's name too.
     pub(crate) name: String,
     pub(crate) about: String,
     pub(crate) params: StructType,
@@ -197,8 +199,8 @@ impl Table {
                 self.enums.insert(id, Enum { about, names });
             }
             node::Which::Interface(of) => {
-                let name = whole_name(node)?;
-                let last = name.rsplit_once('.').map_or(name.as_str(), |(_, last)| last).to_owned();
+                let whole_name = whole_name(node)?;
+                let last = last_name(&whole_name);
                 let mut methods = Vec::new();
                 for (number, method) in of.get_methods()?.iter().enumerate() {
                     let number = number.try_into();
@@ -222,7 +224,7 @@ impl Table {
                 let extends =
                     extends.map(|above| Ok((above.get_id(), Brand::of(above.get_brand()?)?)));
                 let extends = extends.collect::<capnp::Result<_>>()?;
-                self.interfaces.insert(id, Interface { name: last, about, methods, extends });
+                self.interfaces.insert(id, Interface { whole_name, about, methods, extends });
             }
             _ => {}
         }
@@ -333,7 +335,7 @@ impl Table {
 
     /// The name of an interface without those around it.
     pub(crate) fn interface_name(&self, id: u64) -> Option<&str> {
-        self.interfaces.get(&id).map(|of| of.name.as_str())
+        self.interfaces.get(&id).map(|of| last_name(&of.whole_name))
     }
 
     /// The comment on an interface.
@@ -341,7 +343,8 @@ impl Table {
         self.interfaces.get(&id).map_or("", |of| of.about.as_str())
     }
 
-    /// The methods of an interface, and then those that it inherits; each one once.
+    /// The methods of an interface, and then those that it inherits; each one once, and with a name
+    /// of its own.
     pub(crate) fn methods(&self, interface: u64) -> Vec<MethodShape> {
         let (mut seen, mut methods) = (FxHashSet::default(), Vec::new());
         let mut next = vec![(interface, Brand::default())];
@@ -361,7 +364,24 @@ impl Table {
             let above = of.extends.iter().rev();
             next.extend(above.map(|(id, inner)| (*id, inner.within(&brand))));
         }
+        self.set_apart(&mut methods, |of, _| of.whole_name.clone());
+        // In other files there may be the same names.
+        self.set_apart(&mut methods, |_, id| format!("{id:#x}"));
         methods
+    }
+
+    /// Methods with the same name get that of their interface before them.
+    fn set_apart(&self, methods: &mut [MethodShape], named: impl Fn(&Interface, u64) -> String) {
+        let mut count = FxHashMap::<String, u32>::default();
+        for method in methods.iter() {
+            *count.entry(method.name.clone()).or_default() += 1;
+        }
+        for method in methods.iter_mut().filter(|method| count[&method.name] > 1) {
+            if let Some(of) = self.interfaces.get(&method.interface) {
+                let interface = named(of, method.interface);
+                method.name = format!("{interface}.{}", method.short_name());
+            }
+        }
     }
 
     /// The struct of that name, for tests.
@@ -411,6 +431,11 @@ fn default_bits(of: value::Reader<'_>) -> capnp::Result<u64> {
 fn whole_name(node: node::Reader<'_>) -> capnp::Result<String> {
     let name = text(node.get_display_name()?)?;
     Ok(name.rsplit_once(':').map_or(name, |(_, name)| name).to_owned())
+}
+
+/// The name without those around it.
+fn last_name(whole_name: &str) -> &str {
+    whole_name.rsplit_once('.').map_or(whole_name, |(_, last)| last)
 }
 
 fn text(text: capnp::text::Reader<'_>) -> capnp::Result<&str> {

@@ -28,7 +28,7 @@ use super::limits::{HttpLimits, Taken};
 use super::link;
 use super::paced::Paced;
 use super::refusals::{check_name, late, nothing, own, refusal};
-use super::route::Route;
+use super::route::{Route, is_ambiguous};
 use super::routes::{RowMatch, To};
 use super::socket::{self, Pump};
 use super::upload::Upload;
@@ -128,7 +128,7 @@ impl Client {
     async fn connection(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let Served { taken, entrance, ending, .. } = &*self.served;
-        let stream = Paced::new(stream, taken.limits, taken.metrics.clone());
+        let stream = Paced::new(stream, taken.pace.clone());
         let Some(tls) = entrance.tls.clone() else { return self.speak(stream).await };
         let shaken = tokio::select! {
             shaken = encrypted::handshake(&tls, stream, taken.limits.head) => shaken,
@@ -169,6 +169,10 @@ impl Client {
             let reason = "You have sent too many requests: try again later.\n";
             let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, reason).after(wait);
             own(refusal.response(&parts.headers)).map(Download::from)
+        } else if is_ambiguous(uri.path()) {
+            let reason = "The path has a part . or .., or a byte 0: write it without.\n";
+            let refusal = refuse(StatusCode::BAD_REQUEST, reason);
+            manner.refuse(refusal, &parts.headers).map(Download::from)
         } else if let Err(refusal) = door.admit(self.reach, &parts, wanted, origins) {
             own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {

@@ -101,10 +101,17 @@ impl HttpLimits {
     }
 }
 
+/// The pace of all connections.
+pub(super) struct Pace {
+    pub(super) limits: HttpLimits,
+    pub(super) metrics: Arc<Metrics>,
+}
+
 /// The connections and bytes that are taken.
 pub(super) struct Taken {
     pub(super) limits: HttpLimits,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) pace: Arc<Pace>,
     pub(super) rate: Rate,
     pub(super) shares: Rc<RouteShares>,
     peers: Rc<Peers>,
@@ -118,9 +125,10 @@ impl Taken {
         let places = Places::new(limits.connections, limits.connections_per_peer);
         let peers = Peers::new(places, metrics.clone(), |all| &all.http_connections);
         let room = Room::of_gateway(limits.body_bytes, metrics.clone());
+        let pace = Arc::new(Pace { limits, metrics: metrics.clone() });
         let rate = Rate::new(limits.requests_per_second);
         let (shares, turns) = (RouteShares::new(metrics.clone()), Semaphore::new(TURNS));
-        Rc::new(Self { limits, metrics, rate, shares, peers, room, turns })
+        Rc::new(Self { limits, metrics, pace, rate, shares, peers, room, turns })
     }
 
     /// The place of one more connection, if there is one.

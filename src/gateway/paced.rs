@@ -12,20 +12,30 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures::future::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::limits::HttpLimits;
-use crate::metrics::Metrics;
+use super::limits::Pace;
 
 pub(super) struct Paced {
     stream: TcpStream,
-    limits: HttpLimits,
-    metrics: Arc<Metrics>,
-    behind: Option<Behind>,
+    /// Shared by all, as a connection may be idle for most of its time.
+    pace: Arc<Pace>,
+    behind: Option<Box<Behind>>,
     /// The peer says no more. If nothing is written until then, it is taken for gone.
     ended: Option<Pin<Box<Sleep>>>,
+}
+
+/// The peer as far as it shows without reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    There,
+    /// It closed its side, and may still listen.
+    SaysNoMore,
+    /// The connection is broken.
+    Gone,
 }
 
 /// The peer lets writes wait.
@@ -38,8 +48,19 @@ struct Behind {
 }
 
 impl Paced {
-    pub(super) fn new(stream: TcpStream, limits: HttpLimits, metrics: Arc<Metrics>) -> Self {
-        Self { stream, limits, metrics, behind: None, ended: None }
+    pub(super) fn new(stream: TcpStream, pace: Arc<Pace>) -> Self {
+        Self { stream, pace, behind: None, ended: None }
+    }
+
+    /// Tells whether the peer is there, though bytes of it may lie unread. Costs no system call.
+    pub(super) fn presence(&self) -> Presence {
+        let all = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
+        match self.stream.ready(all).now_or_never() {
+            Some(Ok(ready)) if ready.is_error() || ready.is_write_closed() => Presence::Gone,
+            Some(Ok(ready)) if ready.is_read_closed() => Presence::SaysNoMore,
+            Some(Err(_)) => Presence::Gone,
+            Some(Ok(_)) | None => Presence::There,
+        }
     }
 
     /// The first bytes that are here; they stay for the next reader.
@@ -66,7 +87,7 @@ impl Paced {
         if peeked? > 0 {
             return Ok(());
         }
-        let until = || Box::pin(sleep_until(Instant::now() + self.limits.transfer));
+        let until = || Box::pin(sleep_until(Instant::now() + self.pace.limits.transfer));
         match self.ended.get_or_insert_with(until).as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
@@ -74,7 +95,7 @@ impl Paced {
     }
 
     /// The outcome of a write that gave `polled`.
-    fn pace(
+    fn paced(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<usize>>,
@@ -89,14 +110,14 @@ impl Paced {
         }
         let behind = self.behind.get_or_insert_with(|| {
             let since = Instant::now();
-            Behind { since, written: 0, moved: since, late: Box::pin(sleep_until(since)) }
+            Box::new(Behind { since, written: 0, moved: since, late: Box::pin(sleep_until(since)) })
         });
         // A download may take as long as it likes, at the pace and without a long pause.
-        let paced = behind.since + self.limits.stream_time_for(behind.written);
-        behind.late.as_mut().reset(paced.min(behind.moved + self.limits.transfer));
+        let paced = behind.since + self.pace.limits.stream_time_for(behind.written);
+        behind.late.as_mut().reset(paced.min(behind.moved + self.pace.limits.transfer));
         match behind.late.as_mut().poll(cx) {
             Poll::Ready(()) => {
-                self.metrics.http_slow_total.add(1);
+                self.pace.metrics.http_slow_total.add(1);
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Poll::Pending => Poll::Pending,
@@ -121,7 +142,7 @@ impl AsyncWrite for Paced {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.pace(cx, polled)
+        self.paced(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -130,7 +151,7 @@ impl AsyncWrite for Paced {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.pace(cx, polled)
+        self.paced(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -106,9 +106,60 @@ pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
     Some(Route { object, class, name, url, reference: None })
 }
 
+/// Tells whether a path can be taken for two: decoded, it has a part `.` or `..`, which others on
+/// the way may have resolved, or a byte 0, at which others may end it.
+pub(super) fn is_ambiguous(path: &str) -> bool {
+    let is_dots = |part: &[u8]| matches!(part, b"." | b"..");
+    // Nearly every path shows at once that it has neither.
+    path.contains(['.', '%']) && {
+        let path = Cow::from(percent_decode_str(path));
+        path.contains(&0) || path.split(|byte| *byte == b'/').any(is_dots)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_with_two_meanings_are_known() {
+        for path in [
+            "/.",
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/a/..",
+            "/%2e%2e/a",
+            "/.%2E/a",
+            "/a%2f..%2fb",
+            "/a%2F..",
+            "/a%00",
+            "/a%00b/c",
+        ] {
+            assert!(is_ambiguous(path), "{path}");
+        }
+        for path in [
+            "",
+            "*",
+            "/",
+            "/a",
+            "//a",
+            "/.a",
+            "/a.",
+            "/...",
+            "/a..b",
+            "/..a/b",
+            "/%2e%2ea",
+            "/%252e%252e",
+            "/a%2fb",
+            "/%ff",
+            "/a%0",
+            "/.well-known/x",
+            "/a/v1.2",
+        ] {
+            assert!(!is_ambiguous(path), "{path}");
+        }
+    }
 
     fn check(path: &str, expected: Option<(&str, &str, &str)>) {
         let route = route(path);

@@ -9,6 +9,7 @@ mod outbox;
 mod pump;
 mod surviving;
 mod under_way;
+mod wire;
 
 pub(super) use handshake::{asked, choose, hide, response, say_version, wanted};
 pub(super) use outbox::{Down, Line, Outbox};

@@ -7,8 +7,9 @@ use std::sync::OnceLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE, REFERRER_POLICY,
+    VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use xxhash_rust::xxh3::xxh3_128;
@@ -18,8 +19,9 @@ use super::{Answer, Body, refuse};
 /// A file that is part of the program: it changes with the program alone.
 ///
 /// Browsers keep it and ask whether it has changed, so that it is sent once, and compressed by gzip
-/// to those who take that. It comes with the headers that a page of its own should have: nothing
-/// may frame it, guess its type, or learn where its links are.
+/// to those who take that. A client that asks for a range of it gets that, of the file as it is, so
+/// that it can go on with what broke off. It comes with the headers that a page of its own should
+/// have: nothing may frame it, guess its type, or learn where its links are.
 ///
 /// ```
 /// use capstead::http::{self, Answer, Body, Request, StaticFile, StatusCode};
@@ -76,11 +78,14 @@ impl StaticFile {
                 .allow("GET, HEAD"));
         }
         let Made { tag, compressed } = self.made();
-        let compressed = compressed.as_ref().filter(|_| takes_gzip(request.headers()));
+        let part = Part::of(request.headers(), tag, self.bytes.len());
+        let packs = part == Part::All && takes_gzip(request.headers());
+        let compressed = compressed.as_ref().filter(|_| packs);
         let suffix = if compressed.is_some() { "-gzip" } else { "" };
         let tag = format!("\"{tag}{suffix}\"");
         let mut response = Response::new(Body::default());
         for (name, value) in [
+            (ACCEPT_RANGES, "bytes"),
             (CACHE_CONTROL, "no-cache"),
             (CONTENT_SECURITY_POLICY, self.policy),
             (REFERRER_POLICY, "no-referrer"),
@@ -94,10 +99,21 @@ impl StaticFile {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return Ok(response);
         }
+        let length = self.bytes.len();
+        if part == Part::Beyond {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            insert(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));
+            return Ok(response);
+        }
         insert(&mut response, CONTENT_TYPE, self.kind);
-        *response.body_mut() = match compressed {
-            None => Body::from(self.bytes),
-            Some(compressed) => {
+        *response.body_mut() = match (part, compressed) {
+            (Part::Of(first, last), _) => {
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                insert(&mut response, CONTENT_RANGE, &format!("bytes {first}-{last}/{length}"));
+                Body::from(&self.bytes[first..=last])
+            }
+            (_, None) => Body::from(self.bytes),
+            (_, Some(compressed)) => {
                 insert(&mut response, CONTENT_ENCODING, "gzip");
                 Body::from(compressed.as_slice())
             }
@@ -118,6 +134,49 @@ impl fmt::Debug for StaticFile {
         let bytes = self.bytes.len();
         let mut shown = f.debug_struct("StaticFile");
         shown.field("kind", &self.kind).field("bytes", &bytes).finish_non_exhaustive()
+    }
+}
+
+/// The part of a file that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    All,
+    /// From the first of these bytes to the last.
+    Of(usize, usize),
+    /// Nothing of it is in the file.
+    Beyond,
+}
+
+impl Part {
+    /// By RFC 9110, 14: several ranges, and what is none, count for nothing.
+    fn of(headers: &HeaderMap, tag: &str, length: usize) -> Self {
+        let said = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        // A date is none of ours, and a weak tag doesn't say that the bytes are the same.
+        let is_same = |known: &str| known.trim_matches('"') == tag && known.starts_with('"');
+        let part = said(RANGE)
+            .filter(|_| headers.get(IF_RANGE).is_none() || said(IF_RANGE).is_some_and(is_same));
+        let range = part.and_then(|part| part.trim().strip_prefix("bytes="));
+        let Some((first, last)) = range.and_then(|range| range.split_once('-')) else {
+            return Self::All;
+        };
+        let number = |digits: &str| {
+            let is_one = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            // A number that is too large is beyond every end.
+            is_one.then(|| digits.parse().unwrap_or(usize::MAX))
+        };
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if first > last => Self::All,
+            (Some(first), _) if last.is_empty() || number(last).is_some() => {
+                let last = number(last).unwrap_or(usize::MAX).min(length.saturating_sub(1));
+                if first < length { Self::Of(first, last) } else { Self::Beyond }
+            }
+            (None, Some(0)) if first.is_empty() => Self::Beyond,
+            (None, Some(_)) if first.is_empty() && length == 0 => Self::Beyond,
+            (None, Some(count)) if first.is_empty() => {
+                Self::Of(length.saturating_sub(count), length - 1)
+            }
+            _ => Self::All,
+        }
     }
 }
 
@@ -223,6 +282,60 @@ mod tests {
         }
         let both = [("accept-encoding", "gzip"), ("if-none-match", gzip.as_str())];
         assert_eq!(ask(&FILE, &both).status(), 304);
+    }
+
+    #[test]
+    fn a_range_is_of_the_file_as_it_is() {
+        static DIGITS: StaticFile = StaticFile::new("text/plain", b"0123456789");
+        for (range, expected) in [
+            ("bytes=0-0", Some(("0", "bytes 0-0/10"))),
+            ("bytes=2-4", Some(("234", "bytes 2-4/10"))),
+            ("bytes=7-", Some(("789", "bytes 7-9/10"))),
+            ("bytes=7-99999999999999999999999", Some(("789", "bytes 7-9/10"))),
+            ("bytes=-3", Some(("789", "bytes 7-9/10"))),
+            ("bytes=-99", Some(("0123456789", "bytes 0-9/10"))),
+            ("bytes=10-", Some(("", "bytes */10"))),
+            ("bytes=99999999999999999999999-", Some(("", "bytes */10"))),
+            ("bytes=-0", Some(("", "bytes */10"))),
+            ("bytes=4-2", None),
+            ("bytes=-", None),
+            ("bytes=a-b", None),
+            ("bytes=+1-2", None),
+            ("bytes=1-2,4-5", None),
+            ("lines=1-2", None),
+            ("", None),
+        ] {
+            let answer = ask(&DIGITS, &[("range", range)]);
+            let (said, status) = (header(&answer, "content-range"), answer.status().as_u16());
+            let body = std::str::from_utf8(answer.body().as_bytes()).unwrap();
+            match expected {
+                Some(("", beyond)) => {
+                    assert_eq!((status, said, body), (416, beyond, ""), "{range}")
+                }
+                Some((part, place)) => assert_eq!((status, said, body), (206, place, part)),
+                None => assert_eq!((status, said, body), (200, "", "0123456789"), "{range}"),
+            }
+        }
+        // Of one that would be packed, too.
+        let both = [("range", "bytes=0-9"), ("accept-encoding", "gzip")];
+        let part = ask(&FILE, &both);
+        assert_eq!((part.status().as_u16(), header(&part, "content-encoding")), (206, ""));
+        assert_eq!(part.body().as_bytes(), b"xxxxxxxxxx");
+        assert_eq!(header(&part, "etag"), header(&ask(&FILE, &[]), "etag"));
+        // A file that has changed comes as a whole.
+        let tag = header(&part, "etag").to_owned();
+        for (known, status) in [
+            (tag.as_str(), 206),
+            (&format!("W/{tag}"), 200),
+            ("\"other\"", 200),
+            (tag.trim_matches('"'), 200),
+            ("Sat, 28 Nov 2026 12:00:00 GMT", 200),
+        ] {
+            let answer = ask(&FILE, &[("range", "bytes=0-9"), ("if-range", known)]);
+            assert_eq!(answer.status().as_u16(), status, "{known}");
+        }
+        let known = [("range", "bytes=0-9"), ("if-none-match", &tag)];
+        assert_eq!(ask(&FILE, &known).status(), 304);
     }
 
     #[test]

@@ -155,11 +155,13 @@ impl Socket {
     }
 
     /// Keeps other bytes with it, as long as it is open: the object finds them when it wakes. They
-    /// are not part of the turn, and stay when that fails.
+    /// are not part of the turn, and stay when that fails. Those of a socket that
+    /// [survives](Sockets::surviving) are stored with the turn, or right behind one that fails.
     ///
     /// # Errors
     /// When they are more than 16 KiB, when the sockets of the host take too much together, or when
-    /// the socket or the instance ended; the others stay then.
+    /// the socket or the instance ended; of a socket that survives, also outside of turns and in a
+    /// transaction. The others stay then.
     pub fn attach(&self, bytes: impl Into<Vec<u8>>) -> Result<()> {
         let bytes = bytes.into();
         check_attachment(&bytes)?;
@@ -178,7 +180,7 @@ impl Socket {
     }
 
     /// The time of the last [automatic reply](Sockets::auto_reply) on it, in milliseconds since
-    /// 1970; none if there was none.
+    /// 1970; none if there was none since the object's host started.
     pub fn auto_replied_ms(&self) -> Option<u64> {
         Some(self.entry.auto_replied_ms.get()).filter(|time| *time > 0)
     }

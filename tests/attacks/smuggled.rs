@@ -82,6 +82,32 @@ fn requests_that_end_in_two_places() {
     });
 }
 
+/// Paths that a proxy may read as others than the class would.
+#[test]
+fn paths_with_two_meanings() {
+    withstands(&["--json-calls", "on"], |served| {
+        for path in [
+            "/counter/other/../x/increment",
+            "/counter/x/./increment",
+            "/counter/%2e%2e/increment",
+            "/counter/x/increment/..%2fincrement",
+            "/counter/x%00/increment",
+            "/counter/x/increment?",
+        ] {
+            let mut http = Http::connect(&served.announced.http);
+            let request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            http.send(request.as_bytes());
+            let expected = if path.ends_with('?') { 200 } else { 400 };
+            assert_eq!(http.answer("POST").status, expected, "{path}");
+        }
+        let json = "POST /json/Counter/%2e/increment HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let mut http = Http::connect(&served.announced.http);
+        http.send(json.as_bytes());
+        assert_eq!(http.answer("POST").status, 400);
+        assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
+    });
+}
+
 /// Paths, names, hosts, headers and bodies that aren't UTF-8.
 #[test]
 fn bytes_that_are_no_text() {

@@ -96,6 +96,38 @@ impl http_service::Server for Mirror {
     }
 }
 
+/// A browser asks first, without the reference, whether a page may show one.
+#[test]
+fn a_page_of_a_named_origin_may_show_a_reference() {
+    let (served, _folder, text) = serve();
+    let address = &served.announced.http;
+    let page = |origin: &str| format!("Origin: {origin}\r\nSec-Fetch-Site: cross-site\r\n");
+    let asks = "Access-Control-Request-Method: POST\r\n\
+                Access-Control-Request-Headers: authorization\r\n";
+    let (ours, other) = (page("https://app.example"), page("https://evil.example"));
+    let preflight = send(address, "OPTIONS", "/mine/increment", &format!("{ours}{asks}"), "");
+    assert_eq!(preflight.status, 204);
+    for (name, value) in [
+        ("access-control-allow-origin", "https://app.example"),
+        ("access-control-allow-methods", "POST"),
+        ("access-control-allow-headers", "authorization"),
+    ] {
+        assert_eq!(preflight.header(name), Some(value));
+    }
+    assert_eq!(preflight.header("access-control-allow-credentials"), None);
+    let counted = shown(address, "POST", "/mine/increment", &text, &ours);
+    assert_eq!((counted.status, &*counted.body), (200, "2"));
+    assert_eq!(counted.header("access-control-allow-origin"), Some("https://app.example"));
+    // The page can read why it was refused.
+    let refused = send(address, "POST", "/mine/increment", &ours, "");
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
+    assert_eq!(refused.header("access-control-allow-origin"), Some("https://app.example"));
+    let preflight = send(address, "OPTIONS", "/mine/increment", &format!("{other}{asks}"), "");
+    assert_eq!(preflight.header("access-control-allow-origin"), None);
+    assert_eq!(shown(address, "POST", "/mine/increment", &text, &other).status, 403);
+    assert_eq!(shown(address, "GET", "/mine", &text, "").body, "2");
+}
+
 #[test]
 fn an_object_never_sees_the_reference() {
     run(async {

@@ -33,12 +33,12 @@ use crate::support::http::{Http, Response, get};
 use crate::support::{Served, eventually, refused_start, scratch, serve_command, serve_with};
 
 /// A certificate for `localhost`, in files.
-struct Files {
+pub(crate) struct Files {
     folder: TempDir,
 }
 
 impl Files {
-    fn new() -> (Self, CertificateDer<'static>) {
+    pub(crate) fn new() -> (Self, CertificateDer<'static>) {
         let files = Self { folder: tempfile::tempdir().unwrap() };
         let shown = files.replace();
         (files, shown)
@@ -60,7 +60,7 @@ impl Files {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -69,7 +69,7 @@ impl Files {
         ["--http-tls-cert".into(), path("chain.pem"), "--http-tls-key".into(), path("key.pem")]
     }
 
-    fn serve(&self, data: &Path, args: &[&str]) -> Served {
+    pub(crate) fn serve(&self, data: &Path, args: &[&str]) -> Served {
         let flags = self.flags();
         let flags: Vec<&str> =
             flags.iter().map(String::as_str).chain(args.iter().copied()).collect();
@@ -78,7 +78,7 @@ impl Files {
 }
 
 /// A connection to a server that shows this certificate.
-async fn secure(
+pub(crate) async fn secure(
     address: &str,
     shown: &CertificateDer<'static>,
     protocol: &[u8],
@@ -96,10 +96,10 @@ async fn secure(
     Ok(stream)
 }
 
-type Sender = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
+pub(crate) type Sender = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
 
 /// A connection of HTTP/2 over such a stream.
-async fn http2(
+pub(crate) async fn http2(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 ) -> Sender {
     let (sender, connection) =
@@ -110,7 +110,10 @@ async fn http2(
     sender
 }
 
-async fn ask(sender: &Sender, request: hyper::http::request::Builder) -> (StatusCode, String) {
+pub(crate) async fn ask(
+    sender: &Sender,
+    request: hyper::http::request::Builder,
+) -> (StatusCode, String) {
     let request = request.version(Version::HTTP_2).body(Empty::new()).unwrap();
     let answer = sender.clone().send_request(request).await.unwrap();
     let status = answer.status();
@@ -118,7 +121,7 @@ async fn ask(sender: &Sender, request: hyper::http::request::Builder) -> (Status
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-fn request(method: &str, path: &str) -> hyper::http::request::Builder {
+pub(crate) fn request(method: &str, path: &str) -> hyper::http::request::Builder {
     Request::builder().method(method).uri(format!("https://localhost{path}"))
 }
 

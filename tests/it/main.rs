@@ -49,6 +49,7 @@ mod pages;
 mod passing;
 mod paths;
 mod poll;
+mod protocols;
 mod reasons;
 mod references;
 mod requests;

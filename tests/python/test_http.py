@@ -1,16 +1,20 @@
 """HTTP over Cap'n Proto from a program in Python, by this project's schema or by the standard's own.
 
-`CAPSTEAD_HTTP_SCHEMA` names the standard's file, `…/capnp/compat/http-over-capnp.capnp`, which this project doesn't
-contain: whoever has it can show by it that both are the same on the wire.
+The standard's file, `capnp/compat/http-over-capnp.capnp`, isn't part of this project. It is taken from where
+`CAPSTEAD_HTTP_SCHEMA` says, or from an installed Cap'n Proto that has it, and shows that both are the same on the
+wire.
 """
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from served import DEADLINE_SECONDS, PASSING, REPOSITORY, ServedTest
 
-SCHEMA = os.environ.get("CAPSTEAD_HTTP_SCHEMA", REPOSITORY / "schema/http.capnp")
+INSTALLED = [Path(root, "include/capnp/compat/http-over-capnp.capnp") for root in ("/usr/local", "/usr")]
+OURS = REPOSITORY / "schema/http.capnp"
+SCHEMA = os.environ.get("CAPSTEAD_HTTP_SCHEMA") or next((path for path in INSTALLED if path.exists()), OURS)
 
 
 class HttpTest(ServedTest):

@@ -1,5 +1,6 @@
 //! A chat: rooms by name and private ones, with the protocol of Cloudflare's `workers-chat-demo`.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -141,7 +142,10 @@ impl ChatRoom {
     }
 
     fn enter(&self, socket: &Socket, said: &Value) -> Result<()> {
-        let own = said["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("anonymous");
+        let said = &said["name"];
+        let is_none = *said == json!(false) || said.as_f64() == Some(0.0);
+        let own = worded(said).filter(|name| !name.is_empty() && !is_none);
+        let own = own.as_deref().unwrap_or("anonymous");
         if length(own) > NAME_MAX {
             send(socket, &json!({ "error": "Name too long." }));
             socket.close(1009, "Name too long.");
@@ -207,8 +211,8 @@ impl ChatRoom {
             return Ok(());
         };
         let Some(name) = name(socket) else { return self.enter(socket, &said) };
-        match said["message"].as_str() {
-            Some(message) if length(message) <= MESSAGE_MAX => self.tell(&name, message)?,
+        match worded(&said["message"]) {
+            Some(message) if length(&message) <= MESSAGE_MAX => self.tell(&name, &message)?,
             Some(_) => error("Message too long."),
             None => error("There is no message in it."),
         }
@@ -225,6 +229,22 @@ fn one_client(address: IpAddr) -> String {
             let [a, b, c, d, ..] = address.segments();
             Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string()
         }
+    }
+}
+
+/// A text, or what JavaScript makes of a number or a boolean: clients may send those too.
+fn worded(said: &Value) -> Option<Cow<'_, str>> {
+    match said {
+        Value::String(text) => Some(text.into()),
+        Value::Bool(is_so) => Some(is_so.to_string().into()),
+        Value::Number(number) => {
+            // JavaScript's numbers are all of this kind, and have no zero below zero.
+            let number = number.as_f64()? + 0.0;
+            let is_short = number == 0.0 || (1e-6..1e21).contains(&number.abs());
+            let long = || format!("{number:e}").replace('e', "e+").replace("e+-", "e-");
+            Some(if is_short { number.to_string() } else { long() }.into())
+        }
+        _ => None,
     }
 }
 

@@ -195,6 +195,17 @@ fn what_breaks_the_rules_is_an_error_for_that_person_alone() {
         assert_eq!(bad.next().await, json!({ "error": "That was no JSON." }));
         bad.send(&json!({ "name": "twice" })).await;
         assert_eq!(bad.next().await, json!({ "error": "There is no message in it." }));
+        // Numbers and booleans are what JavaScript makes of them.
+        for (said, text) in [
+            (json!(42), "42"),
+            (json!(-0.5), "-0.5"),
+            (json!(1e21), "1e+21"),
+            (json!(true), "true"),
+        ] {
+            bad.send(&json!({ "message": said })).await;
+            bad.hear_own(text).await;
+            assert_eq!(good.next().await["message"], text);
+        }
         let longest = "ü".repeat(256);
         bad.say(&longest).await;
         bad.hear_own(&longest).await;
@@ -206,6 +217,14 @@ fn what_breaks_the_rules_is_an_error_for_that_person_alone() {
         let mut nobody = Person::connect(&server, "lobby", 4).await.expect("it is open");
         nobody.send(&json!({})).await;
         assert_eq!(good.next().await, json!({ "joined": "anonymous" }));
+        for (name, said) in [(json!(0), "anonymous"), (json!(false), "anonymous"), (json!(7), "7")]
+        {
+            let mut person = Person::connect(&server, "lobby", 6).await.expect("it is open");
+            person.send(&json!({ "name": name })).await;
+            assert_eq!(good.next().await, json!({ "joined": said }));
+            drop(person);
+            assert_eq!(good.next().await, json!({ "quit": said }));
+        }
         let name = "n".repeat(32);
         assert!(Person::connect(&server, &name, 5).await.is_ok());
         assert_eq!(Person::connect(&server, &format!("{name}n"), 5).await.err(), Some(404));

@@ -83,6 +83,28 @@ fn cursors_are_told_to_all_and_stored_nowhere() {
 const FAR: [u8; 17] =
     [1, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 0, 4, 1, 1, b'a', 1, b'x'];
 
+/// The ecosystem's client gives a connection up on which it heard nothing for 30 s, and says twice
+/// in that time that its cursor is still where it was: it hears that, whether the document slept or
+/// not.
+#[test]
+fn a_client_that_types_nothing_hears_that_it_is_there() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve_with(&["--warm", "20ms", "--metrics", "127.0.0.1:0"]);
+        let mut idle = Client::join(&server, "a").await;
+        let state = r#"{"user":{"name":"idle"}}"#;
+        for clock in 1..=8 {
+            if clock % 2 == 0 {
+                server.until_all_sleep().await;
+            }
+            idle.cursors.clear();
+            idle.point(clock, state).await;
+            idle.until(|idle| !idle.cursors.is_empty()).await;
+            assert_eq!(idle.cursors, [(idle.id(), clock, state.to_owned())]);
+        }
+    });
+}
+
 #[test]
 fn a_stranger_is_told_for_good_and_nobody_else_is_moved() {
     run(async {

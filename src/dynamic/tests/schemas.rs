@@ -157,3 +157,39 @@ fn the_schemas_of_the_bundled_classes_are_tables() {
     assert!(names.contains(&"HttpService.request".to_owned()), "{names:?}");
     assert_eq!(Table::new(poll::Client::SCHEMA).unwrap().methods(poll::Client::ID).len(), 2);
 }
+
+/// Interfaces of two files and of two scopes, with methods of the same names.
+#[test]
+fn methods_of_the_same_name_are_told_apart() {
+    let mut message = Builder::new_default();
+    let request = message.init_root::<code_generator_request::Builder<'_>>();
+    let all = [
+        (1, "a.capnp:Shop", &["sell"][..], &[2, 3, 4, 5][..]),
+        (2, "a.capnp:Store", &["get", "put"], &[]),
+        (3, "a.capnp:Inner.Store", &["get"], &[]),
+        (4, "b.capnp:Inner.Store", &["get"], &[]),
+        (5, "b.capnp:Other", &["put"], &[]),
+    ];
+    let mut nodes = request.init_nodes(all.len() as u32);
+    for (at, (id, name, methods, above)) in (0..).zip(all) {
+        let mut node = nodes.reborrow().get(at);
+        node.set_id(id);
+        node.set_display_name(name);
+        let mut of = node.init_interface();
+        let mut made = of.reborrow().init_methods(methods.len() as u32);
+        for (at, name) in (0..).zip(methods) {
+            made.reborrow().get(at).set_name(*name);
+        }
+        let mut extends = of.init_superclasses(above.len() as u32);
+        for (at, id) in (0..).zip(above) {
+            extends.reborrow().get(at).set_id(*id);
+        }
+    }
+    let table = Table::new(&serialize::write_message_to_words(&message)).unwrap();
+    let methods = table.methods(1);
+    let mut names: Vec<_> = methods.iter().map(|method| method.name.as_str()).collect();
+    names.sort_unstable();
+    let expected = ["0x3.get", "0x4.get", "Other.put", "Shop.sell", "Store.get", "Store.put"];
+    assert_eq!(names, expected);
+    assert!(methods.iter().all(|method| method.name.ends_with(method.short_name())));
+}

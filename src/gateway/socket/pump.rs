@@ -13,24 +13,23 @@ use std::time::Duration;
 use capnp::any_pointer;
 use capnp::capability::{Promise, Request};
 use capnp::traits::{HasTypeId, Owned};
+use futures::StreamExt;
 use futures::future::{FutureExt, TryFutureExt, pending};
-use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures::stream::FuturesUnordered;
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Line, Next, Outbox};
 use super::surviving::{End, Surviving};
-use super::under_way::{Followed, UnderWay};
+use super::under_way::UnderWay;
+use super::wire::Wire;
 use crate::error::{is_of_ended_right, said};
-use crate::gateway::limits::{HttpLimits, Taken};
+use crate::gateway::limits::Taken;
+use crate::gateway::paced::Presence;
 use crate::http::keep;
 use crate::limits::{SOCKET_CLOSE_SECS, SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX};
 use crate::schema::http_capnp::web_socket;
@@ -51,13 +50,11 @@ const SEND_TEXT: u16 = 0;
 /// See [`SEND_TEXT`].
 const SEND_DATA: u16 = 1;
 
-/// Buffers of an idle socket are small; a large message has its own memory while it is here.
-const BUFFER_BYTES: usize = 4 << 10;
-
 /// The time in which the other side does its part of an end.
 const CLOSE_TIME: Duration = Duration::from_secs(SOCKET_CLOSE_SECS);
 
-type Socket = WebSocketStream<Followed<TokioIo<Upgraded>>>;
+/// The time between two looks at a client that isn't read.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// A socket that an object accepted.
 pub(in crate::gateway) struct Pump {
@@ -132,29 +129,19 @@ impl Pump {
     ) -> Option<(Moving, Promise<(), capnp::Error>, CancellationToken)> {
         let Self { up, outbox, call, taken, stop } = self;
         let upgraded = timeout(taken.limits.head, upgrade).await.ok()?.ok()?;
-        taken.metrics.http_sockets.add(1);
         let under_way = UnderWay::new(&taken);
-        let followed = Followed { stream: TokioIo::new(upgraded), under_way: under_way.clone() };
-        let config = Some(config(&taken.limits));
-        let socket = Socket::from_raw_socket(followed, Role::Server, config).await;
-        let (sink, stream) = socket.split();
-        let heard = Heard { waits: Cell::default(), under_way };
-        Some((Moving { up, outbox, heard, sink, stream }, call, stop))
+        let wire = Wire::new(upgraded, &under_way).await?;
+        taken.metrics.http_sockets.add(1);
+        let heard = Heard { waits: Cell::default(), began_to_wait: Notify::new(), under_way };
+        Some((Moving { up, outbox, heard, wire }, call, stop))
     }
-}
-
-fn config(limits: &HttpLimits) -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(BUFFER_BYTES)
-        .max_message_size(Some(limits.socket_message_bytes))
-        .max_frame_size(Some(limits.socket_message_bytes))
 }
 
 /// The client, as far as it is heard.
 struct Heard {
     /// Nothing is read now: the object is slow, and not the client.
     waits: Cell<bool>,
+    began_to_wait: Notify,
     under_way: Rc<UnderWay>,
 }
 
@@ -163,8 +150,7 @@ struct Moving {
     up: Up,
     outbox: Line,
     heard: Heard,
-    sink: SplitSink<Socket, Message>,
-    stream: SplitStream<Socket>,
+    wire: Wire,
 }
 
 impl Moving {
@@ -175,12 +161,12 @@ impl Moving {
         call: Promise<(), capnp::Error>,
         stop: CancellationToken,
     ) -> Option<()> {
-        let Self { up, outbox, heard, sink, stream } = self;
+        let Self { up, outbox, heard, wire } = self;
         let (outbox, idle) = (&*outbox.0, heard.under_way.taken().limits.socket_idle);
-        let mut writing = std::pin::pin!(write(outbox, sink));
+        let mut writing = std::pin::pin!(write(outbox, wire));
         let read = {
-            let mut reading = std::pin::pin!(read(up, heard, stream));
-            let mut silence = std::pin::pin!(heard.silence(outbox, idle));
+            let mut reading = std::pin::pin!(read(up, heard, wire));
+            let mut silence = std::pin::pin!(heard.silence(outbox, wire, idle));
             let mut late = std::pin::pin!(heard.under_way.late(&heard.waits));
             let mut call = std::pin::pin!(failure(call, up));
             let mut stop = std::pin::pin!(stop.cancelled().fuse());
@@ -224,27 +210,15 @@ impl Moving {
         };
         match written {
             Written::Lost => None,
-            Written::Close => Box::pin(timeout_at(due, answer(up, stream))).await.ok()?,
+            Written::Close => Box::pin(timeout_at(due, answer(up, wire))).await.ok()?,
         }
     }
 
-    /// Ends the connection so that the last frame isn't lost: what the client still sends is thrown
-    /// away, as the system would else throw away what it was sent.
+    /// A client that isn't done in time is cut.
     async fn finish(self) {
-        let Self { mut sink, stream, outbox, .. } = self;
+        let Self { wire, outbox, .. } = self;
         drop(outbox);
-        let ending = async {
-            // The answer to the client's close frame may still be here; it may be gone as well.
-            let _ = sink.flush().await;
-            let Ok(socket) = sink.reunite(stream) else { return };
-            let mut connection = socket.into_inner().stream;
-            let mut rest = vec![0; BUFFER_BYTES];
-            if connection.shutdown().await.is_ok() {
-                while connection.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {}
-            }
-        };
-        // A client that isn't done by then is cut.
-        let _ = timeout(CLOSE_TIME, ending).await;
+        let _ = timeout(CLOSE_TIME, wire.end()).await;
     }
 }
 
@@ -276,8 +250,8 @@ async fn failure(call: Promise<(), capnp::Error>, up: &Up) -> Read {
 }
 
 /// Waits for the answer to a close frame. Nobody takes messages any more.
-async fn answer(up: &Up, stream: &mut SplitStream<Socket>) -> Option<()> {
-    while let Some(Ok(message)) = stream.next().await {
+async fn answer(up: &Up, wire: &Wire) -> Option<()> {
+    while let Some(Ok(message)) = wire.next().await {
         if let Message::Close(frame) = message {
             let (code, reason) = said_in(frame);
             tell(up, code, &reason);
@@ -304,7 +278,7 @@ fn said_in(frame: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>) 
 }
 
 /// Writes what the object sends, to the close frame.
-async fn write(outbox: &Outbox, sink: &mut SplitSink<Socket, Message>) -> Written {
+async fn write(outbox: &Outbox, wire: &Wire) -> Written {
     loop {
         let (frames, bytes) = match outbox.next().await {
             Next::Frames(frames, bytes) => (frames, bytes),
@@ -315,16 +289,10 @@ async fn write(outbox: &Outbox, sink: &mut SplitSink<Socket, Message>) -> Writte
             }
         };
         let is_last = matches!(frames.last(), Some(Message::Close(_)));
-        let writing = async {
-            for frame in frames {
-                sink.feed(frame).await?;
-            }
-            sink.flush().await
-        };
         let written = tokio::select! {
             biased;
             () = outbox.gone() => return Written::Lost,
-            written = writing => written,
+            written = wire.write(frames) => written,
         };
         outbox.wrote(bytes);
         match written {
@@ -338,22 +306,28 @@ async fn write(outbox: &Outbox, sink: &mut SplitSink<Socket, Message>) -> Writte
 }
 
 /// Hands what comes to the object, in order, and no more than that has time for.
-async fn read(up: &Up, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read {
-    let (mut handled, mut bytes) = (FuturesUnordered::new(), 0);
+async fn read(up: &Up, heard: &Heard, wire: &Wire) -> Read {
+    // Nothing is held for them while there are none.
+    let (mut handled, mut count, mut bytes) = (None::<FuturesUnordered<_>>, 0, 0);
     loop {
-        let is_full = handled.len() >= SOCKET_UNHANDLED_MAX || bytes > SOCKET_UNHANDLED_BYTES_MAX;
-        if heard.waits.replace(is_full) && !is_full {
-            heard.under_way.restart();
+        if count == 0 {
+            handled = None;
+        }
+        let is_full = count >= SOCKET_UNHANDLED_MAX || bytes > SOCKET_UNHANDLED_BYTES_MAX;
+        match (heard.waits.replace(is_full), is_full) {
+            (true, false) => heard.under_way.restart(),
+            (false, true) => heard.began_to_wait.notify_one(),
+            _ => {}
         }
         let message = tokio::select! {
-            Some((length, outcome)) = handled.next() => {
+            Some((length, outcome)) = next_of(&mut handled) => {
                 if let Err(error) = outcome {
                     return Read::Failed(error);
                 }
-                bytes -= length;
+                (count, bytes) = (count - 1, bytes - length);
                 continue;
             }
-            message = stream.next(), if !is_full => message,
+            message = wire.next(), if !is_full => message,
         };
         let (length, sent) = match message {
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
@@ -379,12 +353,19 @@ async fn read(up: &Up, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read 
             Some(Err(error)) => return wrong(&error),
             None => return Read::Lost,
         };
-        bytes += length;
+        (count, bytes) = (count + 1, bytes + length);
         let counted = Counted::new(heard.under_way.taken(), length);
-        handled.push(sent.map(move |outcome| {
+        handled.get_or_insert_default().push(sent.map(move |outcome| {
             drop(counted);
             (length, outcome)
         }));
+    }
+}
+
+async fn next_of<F: Future>(all: &mut Option<FuturesUnordered<F>>) -> Option<F::Output> {
+    match all {
+        Some(all) => all.next().await,
+        None => pending().await,
     }
 }
 
@@ -443,25 +424,41 @@ fn wrong(error: &Error) -> Read {
 }
 
 impl Heard {
-    /// Resolves when the client was silent for so long, though it was asked by then.
-    async fn silence(&self, outbox: &Outbox, idle: Duration) {
-        let mut asked = None;
+    /// Resolves when the client is gone, or was silent for so long, though it was asked by then.
+    ///
+    /// While the object is behind, nothing is read and silence means nothing. The end of the
+    /// connection lies then behind words that nobody reads, so it is looked for.
+    async fn silence(&self, outbox: &Outbox, wire: &Wire, idle: Duration) {
+        let (mut asked, mut is_doubted) = (self.under_way.heard(), false);
         loop {
+            let (asks, until);
             if self.waits.get() {
+                until = Instant::now() + LOOK;
                 self.under_way.excuse();
-            }
-            let last = self.under_way.heard();
-            let quiet = last.elapsed();
-            if quiet >= idle {
-                return;
-            }
-            if quiet < idle / 2 {
-                sleep_until(last + idle / 2).await;
-            } else {
-                if asked.replace(last) != Some(last) {
-                    outbox.control(Message::Ping(Bytes::new()));
+                let presence = wire.presence();
+                if presence == Presence::Gone {
+                    return;
                 }
-                sleep_until(last + idle).await;
+                // If it isn't there any more, its system says so when something comes.
+                let says_no_more = presence == Presence::SaysNoMore;
+                asks = says_no_more && !is_doubted || asked.elapsed() >= idle / 2;
+                is_doubted = says_no_more;
+            } else {
+                let last = self.under_way.heard();
+                let quiet = last.elapsed();
+                if quiet >= idle {
+                    return;
+                }
+                asks = quiet >= idle / 2 && asked <= last;
+                until = last + if quiet < idle / 2 { idle / 2 } else { idle };
+            }
+            if asks {
+                asked = Instant::now();
+                outbox.control(Message::Ping(Bytes::new()));
+            }
+            tokio::select! {
+                () = sleep_until(until) => {}
+                () = self.began_to_wait.notified() => {}
             }
         }
     }

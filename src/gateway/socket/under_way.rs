@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -109,7 +110,8 @@ impl UnderWay {
             if due <= Instant::now() {
                 return;
             }
-            sleep_until(due).await;
+            // Few sockets have a message under way.
+            Box::pin(sleep_until(due)).await;
         }
     }
 
@@ -263,6 +265,8 @@ impl Frames {
 /// A stream of frames that is followed.
 pub(super) struct Followed<S> {
     pub(super) stream: S,
+    /// The first bytes, which came before it was one.
+    pub(super) early: Option<Box<Bytes>>,
     pub(super) under_way: Rc<UnderWay>,
 }
 
@@ -273,7 +277,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Followed<S> {
         to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = to.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, to))?;
+        match self.early.take() {
+            None => ready!(Pin::new(&mut self.stream).poll_read(cx, to))?,
+            Some(mut early) => {
+                to.put_slice(&early.split_to(early.len().min(to.remaining())));
+                self.early = Some(early).filter(|early| !early.is_empty());
+            }
+        }
         if self.under_way.came(&to.filled()[before..]) {
             Poll::Ready(Ok(()))
         } else {

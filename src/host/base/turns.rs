@@ -78,12 +78,14 @@ impl Turns {
         self.open_when_durable(ticket, gate);
     }
 
-    /// Ends the open turn without its writes, if it is one of this object.
-    pub(in crate::host) fn discard_turn_of(&self, object: ObjectId) {
+    /// Ends the open turn without its writes, if it is one of this object. Tells whether it was.
+    pub(in crate::host) fn discard_turn_of(&self, object: ObjectId) -> bool {
         let mut store = self.store.borrow_mut();
-        if store.turn_object() == Some(object) {
+        let is_open = store.turn_object() == Some(object);
+        if is_open {
             store.discard();
         }
+        is_open
     }
 
     /// Runs `work` as a turn of the server's own; if it fails, nothing is written.

@@ -59,7 +59,10 @@ impl CallTarget for Facet {
                 let vat = self.vat.clone();
                 let keeper = keeping::keeper(&self, &mut call);
                 let (permit, kept, passage) = (None, None, Passage::None);
-                let facet = self;
+                let facet = match &self.behind {
+                    Behind::Socket(way) => way.of_call(self.clone()),
+                    _ => self,
+                };
                 let queued = QueuedCall { facet, call, under_way, permit, keeper, kept, passage };
                 vat.start(queued);
             }

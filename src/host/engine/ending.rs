@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! - Turns that were submitted before the end are made durable, and their replies still leave.
-//! - Writes of the unfinished turn, and what was sent after them, are dropped.
+//! - Writes of the unfinished turn, and what was sent after them, are dropped, but for the
+//!   attachments of WebSockets.
 //! - Everybody who waits for the instance is told.
 
 use std::collections::VecDeque;
@@ -25,8 +26,11 @@ pub(in crate::host) fn abort(instance: &Rc<Instance>, how: &str) {
         return;
     }
     let vat = &instance.vat;
-    vat.turns.discard_turn_of(instance.spec.id);
+    let is_discarded = vat.turns.discard_turn_of(instance.spec.id);
     instance.gate.discard_unsubmitted();
+    if is_discarded {
+        sockets::keep_attachments(instance);
+    }
     let kept = instance.end(how);
     let Some(slot) = vat.objects.find(instance.spec.id) else { return };
     let is_awake = slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance));

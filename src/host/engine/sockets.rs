@@ -249,6 +249,28 @@ pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
     );
 }
 
+/// A turn of the instance was discarded, and took back the attachments that it stored, of which
+/// they are no part: those of surviving sockets are stored anew.
+pub(super) fn keep_attachments(instance: &Instance) {
+    let (vat, id) = (&instance.vat, instance.spec.id);
+    let slot = vat.objects.find(id);
+    let Some(table) = slot.as_ref().and_then(|slot| slot.sockets()) else { return };
+    let stored = |key: &[u8]| vat.turns.store().get(id, Space::Sockets, key).ok().flatten();
+    let unstored = table.unstored(stored);
+    if unstored.is_empty() {
+        return;
+    }
+    let kept = vat.turns.of_server(instance.account.clone(), || {
+        unstored.iter().try_for_each(|(key, attachment)| {
+            vat.turns.store_mut().put_record(id, Space::Sockets, key, attachment).map(drop)
+        })
+    });
+    if let Err(error) = kept {
+        let class = instance.spec.class.name;
+        tracing::warn!(class, %error, "attachments of sockets are in memory alone");
+    }
+}
+
 /// The sockets of an object end with what it was; its class is not told.
 pub(super) fn replaced(slot: &Slot) {
     let Some(table) = slot.sockets() else { return };

@@ -125,6 +125,18 @@ impl Facet {
         Self::wrap(&vat, slot, right, Behind::Socket(Rc::new(way)))
     }
 
+    /// The same right, by a way that only calls have: it is no capability, and nobody holds it.
+    pub(in crate::host) fn of_calls(&self, way: SocketWay) -> Rc<Self> {
+        Rc::new(Self {
+            vat: self.vat.clone(),
+            slot: self.slot.clone(),
+            behind: Behind::Socket(Rc::new(way)),
+            right: self.right.clone(),
+            carried: None,
+            generation: self.generation,
+        })
+    }
+
     fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, right: Right, behind: Behind) -> Box<dyn ClientHook> {
         let (vat, generation) = (vat.clone(), slot.generation());
         membrane::wrap(Rc::new(Self { vat, slot, behind, right, carried: None, generation }))

@@ -4,6 +4,7 @@
 //!
 //! **Invariant:** an end of which nobody else tells the object is told by the host, once.
 
+use std::cell::OnceCell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(in crate::host) struct SocketWay {
     of: WayOf,
     /// Of those that a surviving socket had.
     number: u64,
+    /// The facet that calls by it keep while they run; none before the first.
+    of_calls: OnceCell<Rc<Facet>>,
 }
 
 /// The holder of a way in.
@@ -40,6 +43,8 @@ enum WayOf {
     Client,
     /// The host, which tells the object of an end that nobody else tells it of.
     Host,
+    /// The calls that came by another one and run: they keep the object, and not the socket.
+    Calls,
 }
 
 impl SocketWay {
@@ -51,7 +56,28 @@ impl SocketWay {
         entry: Rc<Entry>,
     ) -> Self {
         let number = entry.surviving.as_ref().map_or(0, |surviving| surviving.way());
-        Self { vat, slot, table, entry, of: WayOf::Client, number }
+        let (of, of_calls) = (WayOf::Client, OnceCell::new());
+        Self { vat, slot, table, entry, of, number, of_calls }
+    }
+
+    /// The facet for a call by it: a client that goes while its messages are handled is gone.
+    pub(in crate::host) fn of_call(&self, facet: Rc<Facet>) -> Rc<Facet> {
+        if self.of != WayOf::Client {
+            return facet;
+        }
+        let make = || {
+            let way = Self {
+                vat: self.vat.clone(),
+                slot: self.slot.clone(),
+                table: self.table.clone(),
+                entry: self.entry.clone(),
+                of: WayOf::Calls,
+                number: self.number,
+                of_calls: OnceCell::new(),
+            };
+            facet.of_calls(way)
+        };
+        self.of_calls.get_or_init(make).clone()
     }
 
     /// Ends the socket when the time of the right is over.
@@ -134,7 +160,8 @@ impl SocketWay {
         if !table.is_open(&entry) {
             return vat.objects.release(&slot);
         }
-        let way = Self { vat, slot, table, entry, of: WayOf::Host, number: 0 };
+        let (of, of_calls) = (WayOf::Host, OnceCell::new());
+        let way = Self { vat, slot, table, entry, of, number: 0, of_calls };
         let way: web_socket::Client = FromClientHook::new(Facet::socket(way, Right::default()));
         let mut close = way.close_request();
         close.get().set_code(end.0);
@@ -150,6 +177,9 @@ pub(in crate::host) type End = (u16, &'static str);
 /// the host tells the object later. If the object couldn't be told, nobody will be.
 impl Drop for SocketWay {
     fn drop(&mut self) {
+        if self.of == WayOf::Calls {
+            return self.vat.objects.release(&self.slot);
+        }
         let is_open = self.table.is_open(&self.entry);
         if is_open && self.of == WayOf::Client && self.entry.surviving.is_some() {
             let way = self.entry.surviving.as_ref().map(|surviving| surviving.way());

@@ -12,6 +12,8 @@
 //! - A frame is stored, with the next number, in the turn that sends it, and until the gateway has
 //!   it. It goes out behind the gate, so no frame is out that isn't stored.
 //! - The numbers are read from the storage each time: a turn that is dropped takes its own back.
+//! - An attachment is written in the turn that sets it, and stays when that is dropped: the host
+//!   then stores it anew.
 //! - There is one way in and one way out, the latest: what comes or goes by another is dropped or
 //!   refused by its number.
 
@@ -165,7 +167,12 @@ impl Surviving {
     }
 
     pub(super) fn store_attachment(&self, records: &dyn Records, bytes: &[u8]) -> Result<()> {
-        records.set(&self.key(ATTACHMENT), Some(bytes))
+        records.set(&self.attachment_key(), Some(bytes))
+    }
+
+    /// The key of the record that has its attachment.
+    pub(super) fn attachment_key(&self) -> Vec<u8> {
+        self.key(ATTACHMENT)
     }
 
     /// Nothing of the socket is left when the present turn is durable.

@@ -295,6 +295,20 @@ impl SocketTable {
         }
     }
 
+    /// The attachments of surviving sockets that aren't stored as they are, each with the key of
+    /// its record. A socket of which nothing is stored has none.
+    pub(crate) fn unstored(
+        &self,
+        stored: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let unstored = |entry: &Rc<Entry>| {
+            let key = entry.surviving.as_ref()?.attachment_key();
+            let attachment = entry.attachment.borrow();
+            (stored(&key)? != *attachment).then(|| (key, attachment.clone()))
+        };
+        self.open.borrow().values().filter_map(unstored).collect()
+    }
+
     pub(super) fn reply_by_itself(&self, pair: Option<(&str, &str)>) {
         let owned = |(request, reply): (&str, &str)| AutoReply {
             request: request.to_owned(),

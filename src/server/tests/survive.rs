@@ -283,6 +283,88 @@ fn a_sleeping_objects_socket_is_resumed() {
     });
 }
 
+/// An attachment is no part of a turn: it stays when that fails, and the host doesn't forget it.
+#[test]
+fn an_attachment_outlasts_a_failed_turn_and_the_host() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut client = window(http, "tag").await;
+        client.send("attach before").await;
+        assert_eq!(client.text().await, "attached");
+        let failed = ask(host.http, "POST", "/echo/x/attach-and-fail/after").await;
+        assert!(failed.0 >= 500, "{failed:?}");
+        client.send("found").await;
+        assert_eq!(client.text().await, "/tag: after");
+        client.send("one").await;
+        assert_eq!(client.text().await, "one 1", "all else of the turn is gone");
+        host.kill();
+        let host = HostProcess::start(data.path());
+        far.is_at(&host);
+        client.send("found").await;
+        assert_eq!(client.text().await, "/tag: after");
+        client.send("two").await;
+        assert_eq!(client.text().await, "two 2");
+    });
+}
+
+/// The gateway has no code of the class, and no storage.
+#[test]
+fn calls_in_json_come_from_a_gateway_in_another_process() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut client = window(http, "tag").await;
+        client.send("one").await;
+        assert_eq!(client.text().await, "one 1");
+        let read = async || ask(http, "POST", "/json/Echo/x/read").await;
+        assert_eq!(read().await, (200, r#"{"value":"1"}"#.to_owned()));
+        let (status, api) = ask(http, "GET", "/json/Echo").await;
+        assert!(status == 200 && api.contains("/json/Echo/{name}/increment"), "{status}: {api}");
+        let (status, refused) = ask(http, "POST", "/json/Echo/x/nothing").await;
+        assert!(status == 404 && refused.contains("increment"), "{status}: {refused}");
+        host.kill();
+        let host = HostProcess::start(data.path());
+        far.is_at(&host);
+        client.send("two").await;
+        assert_eq!(client.text().await, "two 2");
+        // The first one may still go by the line that broke.
+        if read().await.0 != 200 {
+            assert_eq!(read().await, (200, r#"{"value":"2"}"#.to_owned()));
+        }
+    });
+}
+
+/// `wake` says again what is replied. The time is forgotten, as the documentation says.
+#[test]
+fn automatic_replies_go_on_after_the_hosts_end_and_their_time_begins_anew() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut client = window(http, "tag").await;
+        let mut asks = async |text: &str| {
+            client.send(text).await;
+            client.text().await
+        };
+        assert_eq!(asks("replied").await, "false");
+        assert_eq!(asks("are you there?").await, "I am");
+        assert_eq!(asks("replied").await, "true");
+        host.kill();
+        let host = HostProcess::start(data.path());
+        far.is_at(&host);
+        assert_eq!(asks("replied").await, "false");
+        assert_eq!(asks("are you there?").await, "I am");
+        assert_eq!(asks("replied").await, "true");
+        assert_eq!(far.says(&host, "heard").await, "0", "the class heard none of it");
+    });
+}
+
 /// A class of another version may not want its sockets back.
 #[test]
 fn a_class_that_refuses_ends_the_sockets_that_it_had() {

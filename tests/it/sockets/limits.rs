@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::sleep::metric;
 use super::talk::{
     Client, GOOD, POURED_BYTES, get, shake, until_it_says, with_limits, with_server,
 };
@@ -157,6 +158,59 @@ fn a_client_is_read_no_faster_than_its_object_works() {
             }
         });
     }
+}
+
+/// Clients go while nothing is read of them, since their object is behind: with many small
+/// messages, or with a large one. They reset the connection, or close it with words behind that
+/// nobody reads.
+#[test]
+fn a_client_that_goes_is_noticed_while_its_object_is_behind() {
+    for hosts in [1, 2] {
+        with_server(hosts, async |running| {
+            for (name, bytes, count) in [("small", 1, 64), ("large", 300_000, 1)] {
+                for resets in [true, false] {
+                    let name = format!("{name}-{resets}");
+                    let mut client = Client::open(running, &name, "/").await;
+                    let text = format!("wait {}", "x".repeat(bytes));
+                    for _ in 0..count {
+                        client.send(&text).await;
+                    }
+                    until_it_says(running, &format!("{name}/underway"), json!(count)).await;
+                    client.send("nobody reads this").await;
+                    let stream = client.0.into_inner();
+                    if resets {
+                        stream.set_zero_linger().unwrap();
+                    }
+                    drop(stream);
+                    let gone = Instant::now();
+                    until_it_says(running, &format!("{name}/ends"), json!(["1006 "])).await;
+                    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
+                    assert_eq!(metric(running, "http_sockets").await, 0, "{name}");
+                }
+            }
+        });
+    }
+}
+
+/// A client that only listens from now on isn't gone: what it said before comes to the object.
+#[test]
+fn a_client_that_only_listens_is_heard_to_its_end() {
+    with_server(1, async |running| {
+        let (mut client, _) = shake(running, "/talk/x/", GOOD).await;
+        let text = b"wait x";
+        let frame = [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0][..], text].concat();
+        client.write_all(&frame.repeat(70)).await.unwrap();
+        until_it_says(running, "x/underway", json!(64)).await;
+        client.shutdown().await.unwrap();
+        // It is pinged when its end was seen.
+        let mut ping = [0; 2];
+        client.read_exact(&mut ping).await.unwrap();
+        assert_eq!(ping, [0x89, 0]);
+        assert_eq!(get(running, "x/ends").await, json!([]));
+        assert_eq!(get(running, "x/go").await, true);
+        until_it_says(running, "x/underway", json!(70)).await;
+        until_it_says(running, "x/ends", json!(["1006 "])).await;
+    });
 }
 
 /// A message is in memory for as long as its object works on it, and counts as long.

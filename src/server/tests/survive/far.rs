@@ -78,6 +78,7 @@ impl Object for Echo {
             As::Forgetful => ctx.sockets(),
             As::Refusing => return Err(failed("it doesn't wake any more")),
         };
+        sockets.auto_reply("are you there?", "I am")?;
         let found = |socket: &Socket| {
             format!(
                 "{}: {}",
@@ -98,6 +99,13 @@ impl Echo {
             "/ends" => self.ends.borrow().join(", "),
             "/open" => self.sockets.len().to_string(),
             "/heard" => self.heard.get().to_string(),
+            attach if attach.starts_with("/attach-and-fail/") => {
+                for socket in self.sockets.all() {
+                    socket.attach(attach.rsplit('/').next().unwrap_or_default())?;
+                }
+                self.heard.set(1_000)?;
+                panic!("as the test wishes")
+            }
             push if push.starts_with("/push/") => {
                 self.sockets.broadcast(&Message::Text(push.to_owned()));
                 String::new()
@@ -120,6 +128,8 @@ impl SocketHandler for Echo {
             drop(socket.send_text("attached"));
         } else if text == "found" {
             drop(socket.send_text(&self.found));
+        } else if text == "replied" {
+            drop(socket.send_text(&socket.auto_replied_ms().is_some().to_string()));
         } else {
             self.heard.set(self.heard.get() + 1)?;
             drop(socket.send_text(&format!("{text} {}", self.heard.get())));
@@ -137,7 +147,17 @@ impl SocketHandler for Echo {
     }
 }
 
-impl counter::Server for Echo {}
+impl counter::Server for Echo {
+    /// The number of messages.
+    async fn read(
+        self: Rc<Self>,
+        _: counter::ReadParams,
+        mut results: counter::ReadResults,
+    ) -> Result<()> {
+        results.get().set_value(self.heard.get());
+        Ok(())
+    }
+}
 
 impl http_service::Server for Echo {
     async fn request(
@@ -291,8 +311,10 @@ impl Far {
         let namespace = again().unwrap().pipeline.get_cap().as_cap();
         let namespace = Some(FromClientHook::new(namespace));
         let given = [("Echo".to_owned(), Given { namespace, again })];
-        let restorer = self.connect().await.unwrap().bootstrap();
-        let gateway = Gateway::new(given, restorer, Routes::default(), std::sync::Arc::default());
+        let restorer: restorer::Client = self.connect().await.unwrap().bootstrap();
+        let routes = Routes::default();
+        let gateway = Gateway::new(given, restorer.clone(), routes, std::sync::Arc::default());
+        gateway.serve_json(restorer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let door = Door::new(&[], &[]).unwrap();
