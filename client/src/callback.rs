@@ -11,11 +11,14 @@
 mod answer;
 mod body;
 mod queue;
+mod results;
 
 use std::rc::Rc;
 
 use capnp::capability::{FromClientHook, FromServer, Promise, RemotePromise, Request};
-use capnp::private::capability::{ClientHook, ParamsHook, PipelineHook, RequestHook, ResultsHook};
+use capnp::private::capability::{
+    ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResultsHook,
+};
 use capnp::{Error, MessageSize, any_pointer};
 
 use answer::{Answer, Call, Reply};
@@ -164,7 +167,7 @@ impl RequestHook for Outgoing {
         let answer = Answer::default();
         let reply = Reply::to_answer(answer.clone());
         queue.enqueue(Call { interface, method, params: Box::new(body), reply });
-        let pipeline = any_pointer::Pipeline::new(Box::new(answer.clone()));
+        let pipeline = any_pointer::Pipeline::new(Box::new(Pipeline(answer.clone())));
         RemotePromise { promise: answer.response(), pipeline }
     }
 
@@ -176,6 +179,24 @@ impl RequestHook for Outgoing {
     /// Always `None`: this isn't a call of a connection, so it is sent in the ordinary way.
     fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
         None
+    }
+}
+
+/// The capabilities in the results of a call.
+struct Pipeline(Answer);
+
+impl PipelineHook for Pipeline {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
+        if let Some(known) = self.0.known(ops) {
+            return known.unwrap_or_else(|error| capnp_rpc::new_broken_cap(error).hook);
+        }
+        let queue = Queue::promised();
+        self.0.add_waiting(ops, queue.clone());
+        Hook::wrap(queue)
     }
 }
 

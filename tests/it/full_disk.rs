@@ -14,13 +14,13 @@ use crate::support::http::{Http, get, post};
 use crate::support::{Process, capstead, refused_start, scratch, serve_command, serve_with};
 
 /// A small file system for one test, until it is dropped.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
     /// None if this process may not make one.
-    fn make(mib: u32) -> Option<Self> {
+    pub(crate) fn make(mib: u32) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let is_root = fs::metadata("/proc/self").expect("this process is there").uid() == 0;
         let mut mount = Command::new("mount");
@@ -32,7 +32,7 @@ impl SmallDisk {
         None
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -49,7 +49,7 @@ impl SmallDisk {
     }
 
     /// Leaves this number of KiB free.
-    fn fill(&self, kib: u64) {
+    pub(crate) fn fill(&self, kib: u64) {
         let filler = self.filler();
         let mut file = File::create(&filler).expect("it is ours");
         let block = [7; 4096];
@@ -58,7 +58,7 @@ impl SmallDisk {
         file.set_len(length - (kib << 10)).expect("it is ours");
     }
 
-    fn filler(&self) -> PathBuf {
+    pub(crate) fn filler(&self) -> PathBuf {
         self.path().join("filler")
     }
 }

@@ -1,12 +1,11 @@
 //! Grants of a real server with two hosts: revoked while clients use them, and by the operator.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
-use std::process::Output;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::support::calls::{by_name, connect, increment, read, revoke, run, save};
+use crate::support::operator::{done, output, said};
 use crate::support::random::Random;
 use crate::support::{Served, capstead, http, now, scratch, serve_with};
 use capnp::Error;
@@ -157,23 +156,6 @@ fn a_revocation_wins_against_a_hundred_clients() {
     assert!(restores >= ROUNDS as usize && calls > 0);
 }
 
-fn command(data: &Path, args: &[&str]) -> Output {
-    let mut command = capstead([args[0]]);
-    command.arg("--data").arg(data).args(&args[1..]).output().expect("the command runs")
-}
-
-fn said(output: &Output) -> String {
-    let text = [&output.stdout[..], &output.stderr].concat();
-    String::from_utf8(text).expect("it is text").trim_end().to_owned()
-}
-
-/// The output of a verb that must succeed.
-fn done(data: &Path, args: &[&str]) -> String {
-    let output = command(data, args);
-    assert!(output.status.success(), "{args:?}: {}", said(&output));
-    said(&output)
-}
-
 /// The id of the grant on the line that contains `label`.
 fn id_of(tree: &str, label: &str) -> String {
     let line = tree.lines().find(|line| line.contains(&format!("{label:?}")));
@@ -193,7 +175,7 @@ fn the_operator_grants_lists_and_revokes() {
         increment(&by_name(&counters, "visits")).await.unwrap();
         save(&by_name(&counters, "visits"), "saved by a client").await
     });
-    let absent = command(&data, &["grant", "Counter/nobody"]);
+    let absent = output(&data, &["grant", "Counter/nobody"]);
     assert!(
         !absent.status.success() && said(&absent).contains("no object Counter/nobody"),
         "{}",
@@ -214,7 +196,7 @@ fn the_operator_grants_lists_and_revokes() {
     });
     assert!(done(&data, &["grants", "Counter/visits"]).contains("restored 2"));
     done(&data, &["revoke", "Counter/visits", &ada]);
-    let again = command(&data, &["revoke", "Counter/visits", &ada]);
+    let again = output(&data, &["revoke", "Counter/visits", &ada]);
     assert!(!again.status.success() && said(&again).contains("no grant"), "{}", said(&again));
     run(async {
         let (connection, _) = connect(&served).await;
@@ -296,7 +278,7 @@ fn wrong_words_are_explained() {
         (&["grant", "Counter", "--address", "nowhere"], "host:port"),
         (&["revoke", "Counter", "12"], "32 hexadecimal digits"),
     ] {
-        let output = command(&data, args);
+        let output = output(&data, args);
         assert!(
             !output.status.success() && said(&output).contains(says),
             "{args:?}: {}",
@@ -353,7 +335,7 @@ fn all_below_a_grant_is_revoked_beside_a_holder_who_goes_on() {
         let theirs: namespace::Client = restored(&connection, &mallory).await.unwrap();
         let ada: namespace::Client =
             restored(&connection, &save(&counters, "Ada").await).await.unwrap();
-        let listed = said(&command(&data, &["grants", "Counter"]));
+        let listed = said(&output(&data, &["grants", "Counter"]));
         let id = id_of(&listed, "Mallory");
 
         let (made, is_over, counted) = (RefCell::new(Vec::new()), Cell::new(false), Cell::new(0));
@@ -398,7 +380,7 @@ fn all_below_a_grant_is_revoked_beside_a_holder_who_goes_on() {
             let refused = restored::<counter::Client>(&connection, text).await;
             assert!(is_revoked(&refused.err().expect("it was below")));
         }
-        let left = said(&command(&data, &["grants", "Counter", "--below", &id]));
+        let left = said(&output(&data, &["grants", "Counter", "--below", &id]));
         assert!(!left.contains("below"), "{left}");
     });
 }

@@ -1,19 +1,9 @@
 //! Imports into a running server: the validity of its grants afterwards, on every host and over
 //! HTTP.
 
-use std::path::Path;
-
 use crate::support::calls::{by_name, connect, increment, read, run};
-use crate::support::{capstead, http, scratch, serve_with};
-
-/// Runs a command on the server's data that must succeed; returns its output.
-fn done(data: &Path, args: &[&str]) -> String {
-    let output = capstead(args).arg("--data").arg(data).output().expect("the command runs");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("it says text").trim().to_owned();
-    assert!(output.status.success(), "{args:?}: {said}");
-    said
-}
+use crate::support::operator::done;
+use crate::support::{http, scratch, serve_with};
 
 fn names() -> impl Iterator<Item = String> {
     (0..16).map(|n| format!("c{n}"))

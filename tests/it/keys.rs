@@ -436,19 +436,3 @@ fn nothing_that_is_said_has_a_secret_in_it() {
     let now = private_keys(&data);
     assert!(now.iter().all(|key| spellings(key).iter().any(|secret| holds(&backup, secret))));
 }
-
-// Revoking a key is urgent: a server that hangs is stopped, and then it works without the server.
-#[test]
-fn a_server_that_says_nothing_keeps_no_command_waiting() {
-    let (_folder, data) = scratch();
-    let served = serve_with(&data, &[]);
-    served.signal("STOP");
-    let began = now();
-    let output = key(&data, &["list"]);
-    served.signal("CONT");
-    assert_eq!(output.status.code(), Some(1));
-    let says = String::from_utf8(output.stderr).unwrap();
-    assert!(says.contains("it said nothing in 10s") && says.contains("stop it"), "{says}");
-    assert!(began.elapsed() < Duration::from_secs(20));
-    assert_eq!(ids(&data).len(), 1);
-}

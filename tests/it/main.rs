@@ -59,6 +59,7 @@ mod serve;
 mod share;
 mod shares;
 mod shutdown;
+mod silent_server;
 mod sockets;
 mod stderr;
 #[path = "../support/mod.rs"]

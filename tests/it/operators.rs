@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use capnp::traits::HasTypeId;
 use capstead::Server;
@@ -13,6 +13,7 @@ use capstead::Server;
 use crate::class::{Passer, Plain};
 use crate::support::calls::{by_name, increment, read, run};
 use crate::support::http::{get, post};
+use crate::support::operator::{command, data_with_a_counter, done, output, said};
 use crate::support::{
     Process, Served, capstead, refused_start, scratch, serve, serve_command, serve_with,
 };
@@ -23,34 +24,10 @@ const NOBODY: u32 = 65534;
 const GRANTS: &str = "0x8046be1c2e6b08dc:3";
 const READ: &str = "0xdc0f9593bdd2956b:2";
 
-fn command(data: &Path, args: &[&str]) -> Command {
-    let mut command = capstead(args);
-    command.arg("--data").arg(data);
-    command
-}
-
-fn said(output: &Output) -> String {
-    let text = [output.stdout.clone(), output.stderr.clone()].concat();
-    String::from_utf8(text).expect("it says text")
-}
-
-fn done(data: &Path, args: &[&str]) -> String {
-    let output = command(data, args).output().expect("it runs");
-    assert!(output.status.success(), "{args:?}: {}", said(&output));
-    said(&output)
-}
-
 fn refused(data: &Path, args: &[&str]) -> String {
-    let output = command(data, args).output().expect("it runs");
+    let output = output(data, args);
     assert!(matches!(output.status.code(), Some(1 | 2)), "{args:?}: {}", said(&output));
     said(&output)
-}
-
-/// A stopped server's data, with one counter.
-fn data_with_a_counter(data: &Path) {
-    let served = serve_with(data, &["--hosts", "2"]);
-    assert_eq!(post(&served.announced.http, "/counter/x/increment").status, 200);
-    served.stop();
 }
 
 fn is_root() -> bool {

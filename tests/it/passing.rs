@@ -10,7 +10,9 @@ use std::time::Duration;
 use capnp::capability::FromClientHook;
 use capnp::traits::HasTypeId;
 use capstead::{Result, Server, ServerError, failed};
-use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namespace};
+use capstead_client::{
+    CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, Terms, namespace, share,
+};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -100,6 +102,19 @@ fn promised(from: &passer::Client, by: &passer::Client) -> passer::Client {
     request.send().pipeline.get_cap()
 }
 
+/// A call under way on `from`, until `by` has answered.
+fn waits_for(
+    from: &passer::Client,
+    by: &passer::Client,
+) -> impl Future<Output = Result<()>> + use<> {
+    let mut request = from.call_promised_request();
+    request.get().set_by(by.clone());
+    request.get().set_on(from.clone());
+    request.get().set_count(1);
+    let sent = request.send().promise;
+    async move { sent.await.map(drop) }
+}
+
 fn failing(text: impl Into<String>) -> passer::Client {
     capstead_client::capability(Rc::new(Failing(text.into())))
 }
@@ -137,21 +152,26 @@ fn no_host_goes_on_after_a_file_of_the_directory_is_gone() {
         let holder = Connection::dial(&address).await.unwrap();
         let silent: passer::Client = capstead_client::capability(Rc::new(Silent));
         let held = objects(&holder, &namespaces);
-        let mut under_way: Vec<_> = held.iter().map(|from| promised(from, &silent)).collect();
+        // Exclusive ones would answer nothing else meanwhile.
+        let plain = &held[..OBJECTS / 2];
+        let mut under_way: Vec<_> = plain.iter().map(|from| waits_for(from, &silent)).collect();
         for object in &held {
             large(object, 0, 0).await.unwrap();
+        }
+        let mut texts = Vec::new();
+        for object in &held {
+            texts.push(share(object, Terms::new("own")).await.unwrap());
         }
         std::fs::remove_file(data.join("format")).unwrap();
         let removed = crate::support::now();
         loop {
             let Ok(connection) = Connection::dial(&address).await else { break };
-            let called = async {
-                for object in objects(&connection, &namespaces) {
-                    large(&object, 0, 0).await?;
-                }
-                Ok::<_, capnp::Error>(())
-            };
-            if called.await.is_err() {
+            // By references of their own, so that each call needs its object's host alone.
+            let calls = texts.iter().map(async |text| {
+                let object: passer::Client = connection.restore(text)?;
+                large(&object, 0, 0).await
+            });
+            if futures::future::join_all(calls).await.iter().all(Result::is_err) {
                 break;
             }
             assert!(removed.elapsed() < Duration::from_secs(5), "it still answers");

@@ -4,55 +4,13 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use crate::support::calls::{by_name, increment, run};
-use crate::support::http::post;
+use crate::support::operator::{command, data_with_a_counter, done, refused, said};
 use crate::support::{capstead, refused_start, scratch, serve_with};
 use capnp::capability::FromClientHook;
 use capstead_client::{Connection, namespace};
-
-/// Runs a verb on `data`.
-fn verb(data: &Path, args: &[&str]) -> Output {
-    command(data, args).output().expect("it runs")
-}
-
-fn command(data: &Path, args: &[&str]) -> std::process::Command {
-    let (verb, rest) = args.split_first().expect("a verb");
-    let nested = usize::from(*verb == "key");
-    let mut command = capstead([*verb]);
-    command.args(&rest[..nested]).arg("--data").arg(data).args(&rest[nested..]);
-    command
-}
-
-fn said(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-/// Runs a verb that must succeed; returns its output.
-fn done(data: &Path, args: &[&str]) -> String {
-    let output = verb(data, args);
-    assert!(output.status.success(), "{args:?}: {}", said(&output));
-    said(&output)
-}
-
-/// Runs a verb that must fail with this code; returns its message.
-fn refused(data: &Path, args: &[&str], code: i32) -> String {
-    let output = verb(data, args);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", said(&output));
-    said(&output)
-}
-
-/// A stopped server's data, with one counter.
-fn data_with_a_counter(data: &Path) {
-    let served = serve_with(data, &["--hosts", "2"]);
-    assert_eq!(post(&served.announced.http, "/counter/x/increment").status, 200);
-    served.stop();
-}
 
 // A full disk must not look like an answer: a script would continue with an empty file.
 #[test]
@@ -207,16 +165,21 @@ async fn save_independently(of: &impl FromClientHook) {
     capstead_client::share(of, terms).await.expect("it can be saved");
 }
 
+/// A reference to all counters from which others can be made that survive it, and its grant's id.
+fn for_mallory(data: &Path) -> (String, String) {
+    let make = ["grant", "Counter", "--label", "Mallory", "--allow-independent"];
+    let reference = done(data, &make);
+    let listed = done(data, &["grants", "Counter"]);
+    let line = listed.lines().find(|line| line.contains("Mallory")).expect("it is listed");
+    (reference, line.split_whitespace().next().expect("an id").to_owned())
+}
+
 /// Its holder goes on meanwhile.
 #[test]
 fn nothing_that_is_made_during_the_revocation_is_left() {
     let (_folder, data) = scratch();
     let served = serve_with(&data, &["--hosts", "3"]);
-    let make = ["grant", "Counter", "--label", "Mallory", "--allow-independent"];
-    let reference = done(&data, &make).trim().to_owned();
-    let listed = done(&data, &["grants", "Counter"]);
-    let line = listed.lines().find(|line| line.contains("Mallory")).expect("it is listed");
-    let grant = line.split_whitespace().next().expect("an id").to_owned();
+    let (reference, grant) = for_mallory(&data);
     let made = run(async {
         let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
         let counters: namespace::Client = connection.restore(&reference).expect("it can be asked");
@@ -245,11 +208,7 @@ fn nothing_that_is_made_during_the_revocation_is_left() {
 fn all_that_was_made_from_a_grant_is_listed_and_revoked() {
     let (_folder, data) = scratch();
     let served = serve_with(&data, &["--hosts", "3"]);
-    let make = ["grant", "Counter", "--label", "Mallory", "--allow-independent"];
-    let reference = done(&data, &make).trim().to_owned();
-    let listed = done(&data, &["grants", "Counter"]);
-    let line = listed.lines().find(|line| line.contains("Mallory")).expect("it is listed");
-    let grant = line.split_whitespace().next().expect("an id").to_owned();
+    let (reference, grant) = for_mallory(&data);
     run(async {
         let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
         let counters: namespace::Client = connection.restore(&reference).expect("it can be asked");

@@ -12,6 +12,7 @@ pub(crate) mod commands;
 pub(crate) mod echo;
 pub(crate) mod exchange;
 pub(crate) mod http;
+pub(crate) mod operator;
 pub(crate) mod own;
 pub(crate) mod random;
 pub(crate) mod raw;

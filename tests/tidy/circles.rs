@@ -9,15 +9,11 @@ use crate::Violation;
 use crate::code::{Named, Source};
 use crate::imports::absolute;
 
-/// A circle that is allowed: the folder, its entries that import each other, and the reason.
+/// A circle that is allowed: the folder, its entries that import each other, and the reason, of
+/// which docs/decisions.md says more.
 type Exception = (&'static str, &'static [&'static str], &'static str);
 
-const EXCEPTIONS: [Exception; 3] = [
-    (
-        "client/callback",
-        &["answer", "body", "queue"],
-        "a call holds its reply, and an answer the calls that wait for it",
-    ),
+const EXCEPTIONS: [Exception; 2] = [
     (
         "src/host/state",
         &[

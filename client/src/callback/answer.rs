@@ -17,9 +17,7 @@ use capnp::private::capability::{ClientHook, ParamsHook, PipelineHook, PipelineO
 use capnp::{Error, Result};
 use futures::channel::oneshot;
 
-use super::Hook;
 use super::body::{Body, Opened};
-use super::queue::Queue;
 
 /// A call that was made and isn't answered yet.
 pub(super) struct Call {
@@ -27,6 +25,18 @@ pub(super) struct Call {
     pub(super) method: u16,
     pub(super) params: Box<dyn ParamsHook>,
     pub(super) reply: Reply,
+}
+
+/// The calls that were made on a capability in results that aren't known yet.
+pub(super) trait Waiting {
+    /// Sends them to `cap`, and later ones after them.
+    ///
+    /// # Errors
+    /// `cap` is the promise itself.
+    fn lead_to(self: Rc<Self>, cap: Box<dyn ClientHook>) -> Result<()>;
+
+    /// Returns them, and refuses later ones.
+    fn break_off(&self, error: Error) -> VecDeque<Call>;
 }
 
 /// Answers one caller, once. Dropped without an outcome, it answers with an error.
@@ -130,7 +140,7 @@ struct AnswerState {
     outcome: Option<Result<Rc<Body>>>,
     /// The source of pipelined capabilities until the outcome is there.
     early: Option<Box<dyn PipelineHook>>,
-    promised: Vec<(Vec<PipelineOp>, Rc<Queue>)>,
+    promised: Vec<(Vec<PipelineOp>, Rc<dyn Waiting>)>,
     caller: Option<Waker>,
 }
 
@@ -172,18 +182,23 @@ impl Answer {
     fn settle_promised(&self) -> Vec<(Error, Call)> {
         let promised = std::mem::take(&mut self.0.borrow_mut().promised);
         let mut failed = Vec::new();
-        for (ops, queue) in promised {
+        for (ops, waiting) in promised {
             let known = self.known(&ops).unwrap_or_else(|| Err(lost()));
-            if let Err(error) = known.and_then(|cap| queue.lead_to(cap)) {
-                let calls = queue.break_off(error.clone());
+            if let Err(error) = known.and_then(|cap| waiting.clone().lead_to(cap)) {
+                let calls = waiting.break_off(error.clone());
                 failed.extend(calls.into_iter().map(|call| (error.clone(), call)));
             }
         }
         failed
     }
 
+    /// Adds calls that wait for the capability at `ops`, until the results are known.
+    pub(super) fn add_waiting(&self, ops: &[PipelineOp], waiting: Rc<dyn Waiting>) {
+        self.0.borrow_mut().promised.push((ops.to_vec(), waiting));
+    }
+
     /// The capability at `ops` in the results; `None` while the results aren't known.
-    fn known(&self, ops: &[PipelineOp]) -> Option<Result<Box<dyn ClientHook>>> {
+    pub(super) fn known(&self, ops: &[PipelineOp]) -> Option<Result<Box<dyn ClientHook>>> {
         let state = self.0.borrow();
         match (&state.outcome, &state.early) {
             (Some(Ok(body)), _) => Some(Opened(body.clone()).cap(ops)),
@@ -191,21 +206,6 @@ impl Answer {
             (None, Some(early)) => Some(Ok(early.get_pipelined_cap(ops))),
             (None, None) => None,
         }
-    }
-}
-
-impl PipelineHook for Answer {
-    fn add_ref(&self) -> Box<dyn PipelineHook> {
-        Box::new(self.clone())
-    }
-
-    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
-        if let Some(known) = self.known(ops) {
-            return known.unwrap_or_else(|error| capnp_rpc::new_broken_cap(error).hook);
-        }
-        let queue = Queue::promised();
-        self.0.borrow_mut().promised.push((ops.to_vec(), queue.clone()));
-        Hook::wrap(queue)
     }
 }
 

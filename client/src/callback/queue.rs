@@ -19,9 +19,10 @@ use capnp::private::capability::ClientHook;
 use capnp::{Error, Result};
 use futures::FutureExt;
 
-use super::answer::Call;
-use super::body::{Body, Results};
+use super::answer::{Call, Waiting};
+use super::body::Body;
 use super::brand;
+use super::results::Results;
 use crate::connection::spawn;
 
 type Untyped = any_pointer::Owned;
@@ -128,34 +129,6 @@ impl Queue {
         }
     }
 
-    /// Sends a promise's calls to `cap`, the waiting ones first.
-    ///
-    /// # Errors
-    /// `cap` is the promise itself.
-    pub(super) fn lead_to(self: &Rc<Self>, cap: Box<dyn ClientHook>) -> Result<()> {
-        let Some(next) = Self::behind(&*cap) else {
-            self.to.replace(To::Foreign(cap));
-            self.run();
-            return Ok(());
-        };
-        let end = next.end();
-        if Rc::ptr_eq(&end, self) {
-            return Err(Error::failed("the capability is a promise of itself".into()));
-        }
-        self.to.replace(To::Queue(end.clone()));
-        let calls = self.calls.take();
-        for call in calls {
-            end.clone().push(call);
-        }
-        Ok(())
-    }
-
-    /// Makes a promise refuse all later calls; returns the waiting ones.
-    pub(super) fn break_off(&self, error: Error) -> VecDeque<Call> {
-        self.to.replace(To::Broken(error));
-        self.calls.take()
-    }
-
     fn behind(hook: &dyn ClientHook) -> Option<Rc<Self>> {
         let find = || QUEUES.with_borrow(|queues| queues.get(&hook.get_ptr())?.upgrade());
         (hook.get_brand() == brand()).then(find)?
@@ -179,6 +152,31 @@ impl Queue {
             To::Promised | To::Queue(_) | To::Broken(_) => return,
         };
         poll_once(run);
+    }
+}
+
+impl Waiting for Queue {
+    fn lead_to(self: Rc<Self>, cap: Box<dyn ClientHook>) -> Result<()> {
+        let Some(next) = Self::behind(&*cap) else {
+            self.to.replace(To::Foreign(cap));
+            self.run();
+            return Ok(());
+        };
+        let end = next.end();
+        if Rc::ptr_eq(&end, &self) {
+            return Err(Error::failed("the capability is a promise of itself".into()));
+        }
+        self.to.replace(To::Queue(end.clone()));
+        let calls = self.calls.take();
+        for call in calls {
+            end.clone().push(call);
+        }
+        Ok(())
+    }
+
+    fn break_off(&self, error: Error) -> VecDeque<Call> {
+        self.to.replace(To::Broken(error));
+        self.calls.take()
     }
 }
 

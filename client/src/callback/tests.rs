@@ -1,5 +1,6 @@
 //! Calls on a callback by the client's own code: order, panics, streams and pipelined calls.
 
+use super::answer::Waiting;
 use super::*;
 use crate::http_capnp::byte_stream;
 use crate::restorer_capnp::restorer;
@@ -133,7 +134,7 @@ async fn calls_start_though_their_promises_are_never_polled_or_dropped() {
     let mut params = Body::new();
     let root: restorer::locate_params::Builder<'_> = params.builder().unwrap().init_as();
     { root }.set_sturdy_ref("2");
-    let results = body::Results::new(Reply::to_answer(Answer::default())).0;
+    let results = results::Results::new(Reply::to_answer(Answer::default())).0;
     let hook = &callback.client.hook;
     drop(hook.call(restorer::Client::TYPE_ID, 1, Box::new(params), Box::new(results)));
     // Dropping the capability takes nothing back either.
@@ -354,9 +355,9 @@ fn long_chains_of_promises_nest_no_stack() {
         let (notes, callback) = notes();
         let promises: Vec<_> = (0..CHAIN).map(|_| Queue::promised()).collect();
         for pair in promises.windows(2) {
-            pair[0].lead_to(Hook::wrap(pair[1].clone())).unwrap();
+            pair[0].clone().lead_to(Hook::wrap(pair[1].clone())).unwrap();
         }
-        promises[CHAIN - 1].lead_to(callback.client.hook).unwrap();
+        promises[CHAIN - 1].clone().lead_to(callback.client.hook).unwrap();
         let first = restorer::Client::new(Hook::wrap(promises[0].clone()));
         drop(promises);
         assert_eq!(locate(&first, "through all").await.unwrap(), "through all");

@@ -9,7 +9,7 @@ use capstead_client::sturdyref::GrantId;
 use super::archive::{
     MINUTE, admin, begin_export, borrowed, frame, large, next, object, records, world, write,
 };
-use super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
+use super::grants::{all_trials, by_name, labelled, namespace, restore, revoke, root, save};
 use super::references::join;
 use super::trial::{World, call_write, read, run_within, settle};
 use crate::host::Agent;
@@ -79,8 +79,7 @@ fn assert_revoked<T>(outcome: Result<T, Error>) {
 #[test]
 fn what_is_in_force_before_and_after_is_never_cut() {
     run(async |world, agent, host| {
-        let all = namespace(&agent, &root("Trial").expose_text("127.0.0.1:1").unwrap()).await;
-        let all = all.unwrap();
+        let all = all_trials(&agent).await;
         call_write(&by_name(&all, "x"), 7).promise.await.unwrap();
         let text = save(&by_name(&all, "x"), &labelled("guest")).await.unwrap();
         let frames = export(&host).await;

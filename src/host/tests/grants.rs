@@ -134,6 +134,12 @@ pub(super) async fn namespace(agent: &Rc<Agent>, text: &str) -> Result<namespace
     agent.restore_bytes(reference.reference().expose_bytes()).await.map(namespace::Client::new)
 }
 
+/// The namespace of trials, by its root.
+pub(super) async fn all_trials(agent: &Rc<Agent>) -> namespace::Client {
+    let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
+    namespace(agent, &text).await.unwrap()
+}
+
 pub(super) fn by_name(of: &namespace::Client, name: &str) -> trial::Client {
     let mut request = of.by_name_request();
     request.get().set_key(name);
@@ -283,8 +289,7 @@ fn answers_about_grants_and_objects_wait_for_the_disk() {
         let object = world.object("x");
         call_write(&object, 7).promise.await.unwrap();
         let text = save(&object, &labelled("Eve")).await.unwrap();
-        let all = namespace(&agent, &root("Trial").expose_text("127.0.0.1:1").unwrap()).await;
-        let all = all.unwrap();
+        let all = all_trials(&agent).await;
         settle().await;
         let held = world.disk.hold();
         let eve = listed(&object).await.unwrap()[0].1.clone();

@@ -4,6 +4,7 @@ mod archive;
 mod archive_grants;
 mod awake;
 mod chains;
+mod elsewhere;
 mod exclusive;
 mod gate;
 mod grants;

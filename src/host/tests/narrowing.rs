@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::grants::{
-    BY_NAME, NAMESPACE, NOTE, READ, TRIAL, Terms, attenuate, by_name, namespace, restore, root,
-    save,
+    BY_NAME, NAMESPACE, NOTE, READ, TRIAL, Terms, all_trials, attenuate, by_name, namespace,
+    restore, save,
 };
 use super::references::host;
 use super::trial::{call_note, call_write, read, run, trial};
@@ -101,8 +101,7 @@ fn allows(of_namespace: &[Link], of_object: &[Link], method: Method) -> bool {
 
 async fn check(of_namespace: Vec<Link>, of_object: Vec<Link>) {
     let (_world, agent) = host().await;
-    let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
-    let mut all = namespace(&agent, &root_text).await.unwrap();
+    let mut all = all_trials(&agent).await;
     for link in &of_namespace {
         all = narrow_namespace(&agent, all, link).await;
     }

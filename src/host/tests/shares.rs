@@ -10,7 +10,9 @@ use capnp::ErrorKind;
 use capstead_client::once;
 use capstead_client::sturdyref::GrantId;
 
-use super::grants::{Terms, by_name, labelled, listed, namespace, restore, revoke, root, save};
+use super::grants::{
+    Terms, all_trials, by_name, labelled, listed, namespace, restore, revoke, save,
+};
 use super::once::Steps;
 use super::references::{host, join};
 use super::storage::turn;
@@ -81,8 +83,7 @@ fn a_call_that_never_ends_keeps_no_other_id_from_being_forgotten() {
 fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
     run_within(Duration::from_mins(2), async {
         let (world, agent) = host().await;
-        let all =
-            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let object = by_name(&all, X);
         let one = save(&object, &labelled("one")).await.unwrap();
         let one = restore(&agent, &one).await.unwrap();
@@ -133,8 +134,7 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
 fn those_who_call_by_the_root_leave_ids_to_all_others() {
     run_within(Duration::from_mins(2), async {
         let (world, agent) = host().await;
-        let all =
-            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let object = by_name(&all, X);
         let one = save(&object, &labelled("one")).await.unwrap();
         let one = restore(&agent, &one).await.unwrap();
@@ -162,8 +162,7 @@ fn those_who_call_by_the_root_leave_ids_to_all_others() {
 fn a_grant_has_so_many_below_it_and_others_go_on() {
     run_within(Duration::from_mins(2), async {
         let (world, agent) = host().await;
-        let all =
-            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let object = by_name(&all, X);
         call_write(&object, 1).promise.await.unwrap();
         let one = save(&object, &labelled("one")).await.unwrap();
@@ -231,8 +230,7 @@ fn ids_and_grants_count_in_the_quota() {
         let world = World::with_quotas(8_000, None);
         let agent = join(&world).await;
         let object = world.object(X);
-        let all =
-            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let by_root = by_name(&all, X);
         let mut holders = vec![object.clone(), by_root.clone()];
         for label in ["one", "two", "three"] {
@@ -354,8 +352,7 @@ fn grants_whose_time_is_over_make_room() {
 fn what_depends_on_a_grant_of_a_namespace_survives_a_clock_that_is_ahead() {
     run(async {
         let (world, agent) = host().await;
-        let text = root("Trial").expose_text("a:1").unwrap();
-        let all = namespace(&agent, text.as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let short = Terms { not_after: Some(1_000_000), ..labelled("short") };
         let some = namespace(&agent, &save(&all, &short).await.unwrap()).await.unwrap();
         let object = by_name(&some, X);

@@ -4,5 +4,6 @@ mod ends;
 mod holds;
 mod imports;
 mod links;
+mod silence;
 mod survive;
 mod world;

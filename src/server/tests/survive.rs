@@ -3,9 +3,13 @@
 
 mod far;
 
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
-use self::far::{As, Far, HostProcess, Side, serves, window};
+use tempfile::TempDir;
+
+use self::far::{As, Cuts, Far, HostProcess, Side, Window, serves, window};
 use super::world::{ask, revoke, run, save};
 use crate::gateway::HttpLimits;
 
@@ -15,15 +19,63 @@ fn serves_in_another_process() {
     serves();
 }
 
+/// A host, and a gateway in this process that reaches it from afar.
+struct Apart {
+    data: TempDir,
+    host: HostProcess,
+    far: Rc<Far>,
+    http: SocketAddr,
+}
+
+impl Apart {
+    async fn begin(way: As, limits: HttpLimits) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start_as(data.path(), way);
+        let far = Far::new(&host);
+        let http = far.gateway(limits).await;
+        Self { data, host, far, http }
+    }
+
+    /// As [`Self::begin`], with a line between them that can be cut.
+    async fn behind_a_bad_line() -> (Self, Rc<Cuts>) {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let cuts = far.behind_a_bad_line(&host).await;
+        let http = far.gateway(HttpLimits::default()).await;
+        (Self { data, host, far, http }, cuts)
+    }
+
+    /// The host that was killed is there again, as another process, and the gateway finds it.
+    fn restart(&mut self) {
+        self.start_again(As::Usual);
+        self.far.is_at(&self.host);
+    }
+
+    /// The host is there again, and the gateway doesn't know where.
+    fn start_again(&mut self, way: As) {
+        self.host = HostProcess::start_as(self.data.path(), way);
+    }
+
+    /// A client's side of a new socket.
+    async fn window(&self, tag: &str) -> Window {
+        window(self.http, tag).await
+    }
+
+    /// The text that an object says at a path, to this process alone.
+    async fn says(&self, path: &str) -> String {
+        let (status, said) = ask(self.host.http, "GET", &format!("/echo/x/{path}")).await;
+        assert_eq!(status, 200, "{said}");
+        said
+    }
+}
+
 #[test]
 fn no_message_is_lost_or_doubled_while_the_host_is_killed_again_and_again() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let mut host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut quiet = window(http, "quiet").await;
-        let (mut sender, mut receiver) = window(http, "tag").await.split();
+        let mut apart = Apart::begin(As::Usual, HttpLimits::default()).await;
+        let mut quiet = apart.window("quiet").await;
+        let (mut sender, mut receiver) = apart.window("tag").await.split();
         sender.send("attach to the end").await;
         assert_eq!(receiver.text().await, "attached");
         const MESSAGES: u64 = 600;
@@ -41,13 +93,11 @@ fn no_message_is_lost_or_doubled_while_the_host_is_killed_again_and_again() {
         let killing = async {
             for kill in 0..5 {
                 tokio::time::sleep(Duration::from_millis(20 + 37 * kill)).await;
-                host.kill();
-                host = HostProcess::start(data.path());
-                far.is_at(&host);
+                apart.host.kill();
+                apart.restart();
             }
-            host
         };
-        let (.., _host) = tokio::join!(sending, receiving, killing);
+        tokio::join!(sending, receiving, killing);
         sender.send("found").await;
         assert_eq!(receiver.text().await, "/quiet: , /tag: to the end");
         quiet.send("not lost").await;
@@ -59,12 +109,8 @@ fn no_message_is_lost_or_doubled_while_the_host_is_killed_again_and_again() {
 #[test]
 fn no_message_is_lost_or_doubled_however_the_line_is_cut() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let cuts = far.behind_a_bad_line(&host).await;
-        let http = far.gateway(HttpLimits::default()).await;
-        let (mut sender, mut receiver) = window(http, "tag").await.split();
+        let (apart, cuts) = Apart::behind_a_bad_line().await;
+        let (mut sender, mut receiver) = apart.window("tag").await.split();
         cuts.begin();
         const MESSAGES: u64 = 400;
         let sending = async {
@@ -72,7 +118,7 @@ fn no_message_is_lost_or_doubled_however_the_line_is_cut() {
                 sender.send(&number.to_string()).await;
                 if number % 10 == 0 {
                     let path = format!("/echo/x/push/{number}");
-                    assert_eq!(ask(host.http, "POST", &path).await.0, 200);
+                    assert_eq!(ask(apart.host.http, "POST", &path).await.0, 200);
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -100,26 +146,21 @@ fn no_message_is_lost_or_doubled_however_the_line_is_cut() {
 #[test]
 fn a_message_whose_answer_was_lost_is_handled_once() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let line = far.behind_a_bad_line(&host).await;
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut client = window(http, "tag").await;
+        let (mut apart, line) = Apart::behind_a_bad_line().await;
+        let mut client = apart.window("tag").await;
         client.send("first").await;
         assert_eq!(client.text().await, "first 1");
         line.mute(Side::Host);
         client.send("second").await;
-        while far.says(&host, "heard").await != "2" {
+        while apart.says("heard").await != "2" {
             tokio::task::yield_now().await;
         }
-        host.kill();
-        let host = HostProcess::start(data.path());
-        far.is_at(&host);
+        apart.host.kill();
+        apart.restart();
         assert_eq!(client.text().await, "second 2");
         client.send("third").await;
         assert_eq!(client.text().await, "third 3");
-        assert_eq!(far.says(&host, "heard").await, "3");
+        assert_eq!(apart.says("heard").await, "3");
     });
 }
 
@@ -128,39 +169,31 @@ fn a_message_whose_answer_was_lost_is_handled_once() {
 #[test]
 fn a_frame_whose_answer_was_lost_is_told_once() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let line = far.behind_a_bad_line(&host).await;
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut client = window(http, "tag").await;
+        let (mut apart, line) = Apart::behind_a_bad_line().await;
+        let mut client = apart.window("tag").await;
         client.send("first").await;
         assert_eq!(client.text().await, "first 1");
         line.mute(Side::Gateway);
-        assert_eq!(ask(host.http, "POST", "/echo/x/push/1").await.0, 200);
+        assert_eq!(ask(apart.host.http, "POST", "/echo/x/push/1").await.0, 200);
         assert_eq!(client.text().await, "/push/1");
         client.send("meanwhile").await;
-        host.kill();
-        let host = HostProcess::start(data.path());
-        far.is_at(&host);
+        apart.host.kill();
+        apart.restart();
         assert_eq!(client.text().await, "meanwhile 2");
-        assert_eq!(far.says(&host, "heard").await, "2");
+        assert_eq!(apart.says("heard").await, "2");
     });
 }
 
 #[test]
 fn a_host_that_is_not_back_in_time_ends_its_sockets() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
         let limits =
             HttpLimits { socket_away: Duration::from_millis(300), ..HttpLimits::default() };
-        let http = far.gateway(limits).await;
-        let mut client = window(http, "tag").await;
+        let mut apart = Apart::begin(As::Usual, limits).await;
+        let mut client = apart.window("tag").await;
         client.send("hello").await;
         assert_eq!(client.text().await, "hello 1");
-        host.kill();
+        apart.host.kill();
         assert_eq!(client.closed().await, 1012);
     });
 }
@@ -169,40 +202,32 @@ fn a_host_that_is_not_back_in_time_ends_its_sockets() {
 #[test]
 fn a_message_that_was_cut_short_by_the_hosts_end_is_not_begun_again() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut other = window(http, "other").await;
-        let mut client = window(http, "tag").await;
+        let mut apart = Apart::begin(As::Usual, HttpLimits::default()).await;
+        let mut other = apart.window("other").await;
+        let mut client = apart.window("tag").await;
         client.send("wait").await;
         assert_eq!(client.text().await, "waiting");
-        host.kill();
-        let host = HostProcess::start(data.path());
-        far.is_at(&host);
+        apart.host.kill();
+        apart.restart();
         assert_eq!(client.closed().await, 1011);
         other.send("hello").await;
         assert_eq!(other.text().await, "hello 1");
-        assert_eq!(far.says(&host, "ends").await, "1006 ");
+        assert_eq!(apart.says("ends").await, "1006 ");
     });
 }
 
 #[test]
 fn the_end_of_a_socket_is_told_once_to_a_host_that_was_away() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let http = far.gateway(HttpLimits::default()).await;
-        let (mut closes, gone) = (window(http, "closes").await, window(http, "gone").await);
-        host.kill();
+        let mut apart = Apart::begin(As::Usual, HttpLimits::default()).await;
+        let (mut closes, gone) = (apart.window("closes").await, apart.window("gone").await);
+        apart.host.kill();
         closes.send("before the end").await;
         closes.close(4001, "bye").await;
         drop(gone);
-        let host = HostProcess::start(data.path());
-        far.is_at(&host);
+        apart.restart();
         let ends = loop {
-            let ends = far.says(&host, "ends").await;
+            let ends = apart.says("ends").await;
             if ends.contains("1006") && ends.contains("4001") {
                 break ends;
             }
@@ -211,11 +236,11 @@ fn the_end_of_a_socket_is_told_once_to_a_host_that_was_away() {
         let mut ends: Vec<_> = ends.split(", ").collect();
         ends.sort_unstable();
         assert_eq!(ends, ["1006 ", "4001 bye"]);
-        assert_eq!(far.says(&host, "open").await, "0");
-        assert_eq!(far.says(&host, "heard").await, "1");
-        host.kill();
-        let host = HostProcess::start(data.path());
-        assert_eq!(far.says(&host, "open").await, "0", "nothing is stored of them");
+        assert_eq!(apart.says("open").await, "0");
+        assert_eq!(apart.says("heard").await, "1");
+        apart.host.kill();
+        apart.restart();
+        assert_eq!(apart.says("open").await, "0", "nothing is stored of them");
     });
 }
 
@@ -226,29 +251,30 @@ fn a_socket_whose_grant_was_taken_back_meanwhile_is_not_resumed() {
     run(async {
         for goes in [false, true] {
             let data = tempfile::tempdir().unwrap();
-            let mut host = HostProcess::start(data.path());
+            let host = HostProcess::start(data.path());
             let (_connection, objects) = host.objects().await;
             let reference = save(&objects, "gateway").await;
             let far = Far::by(&host, &reference);
             let http = far.gateway(HttpLimits::default()).await;
-            let mut client = window(http, "tag").await;
+            let mut apart = Apart { data, host, far, http };
+            let mut client = apart.window("tag").await;
             client.send("hello").await;
             assert_eq!(client.text().await, "hello 1");
-            far.breaks().await;
+            apart.far.breaks().await;
             if goes {
-                host.kill();
-                host = HostProcess::start(data.path());
+                apart.host.kill();
+                apart.start_again(As::Usual);
             }
             client.send("too late").await;
-            let (_connection, objects) = host.objects().await;
+            let (_connection, objects) = apart.host.objects().await;
             revoke(&objects, "gateway").await.unwrap();
-            far.is_at(&host);
+            apart.far.is_at(&apart.host);
             assert_eq!(client.closed().await, 1008, "goes: {goes}");
-            assert_eq!(far.says(&host, "heard").await, "1", "goes: {goes}");
+            assert_eq!(apart.says("heard").await, "1", "goes: {goes}");
             if !goes {
-                let ends = far.says(&host, "ends").await;
+                let ends = apart.says("ends").await;
                 assert!(ends.starts_with("1008 the grant"), "{ends}");
-                assert_eq!(far.says(&host, "open").await, "0");
+                assert_eq!(apart.says("open").await, "0");
             }
         }
     });
@@ -258,28 +284,25 @@ fn a_socket_whose_grant_was_taken_back_meanwhile_is_not_resumed() {
 #[test]
 fn a_sleeping_objects_socket_is_resumed() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start_as(data.path(), As::Sleepy);
-        let far = Far::new(&host);
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut client = window(http, "tag").await;
+        let apart = Apart::begin(As::Sleepy, HttpLimits::default()).await;
+        let mut client = apart.window("tag").await;
         client.send("attach to the end").await;
         assert_eq!(client.text().await, "attached");
         for round in 0..5 {
-            host.sleeps().await;
-            far.breaks().await;
+            apart.host.sleeps().await;
+            apart.far.breaks().await;
             client.send(&round.to_string()).await;
             let push = format!("/push/{round}");
-            assert_eq!(ask(host.http, "POST", &format!("/echo/x{push}")).await.0, 200);
-            host.sleeps().await;
-            far.is_at(&host);
+            assert_eq!(ask(apart.host.http, "POST", &format!("/echo/x{push}")).await.0, 200);
+            apart.host.sleeps().await;
+            apart.far.is_at(&apart.host);
             assert_eq!(client.text().await, push);
             assert_eq!(client.text().await, format!("{round} {}", round + 1));
         }
         client.send("found").await;
         assert_eq!(client.text().await, "/tag: to the end");
-        host.sleeps().await;
-        assert_eq!(far.says(&host, "heard").await, "5");
+        apart.host.sleeps().await;
+        assert_eq!(apart.says("heard").await, "5");
     });
 }
 
@@ -370,21 +393,18 @@ fn automatic_replies_go_on_after_the_hosts_end_and_their_time_begins_anew() {
 fn a_class_that_refuses_ends_the_sockets_that_it_had() {
     run(async {
         for way in [As::Forgetful, As::Refusing] {
-            let data = tempfile::tempdir().unwrap();
-            let host = HostProcess::start(data.path());
-            let far = Far::new(&host);
-            let http = far.gateway(HttpLimits::default()).await;
-            let mut client = window(http, "tag").await;
+            let mut apart = Apart::begin(As::Usual, HttpLimits::default()).await;
+            let mut client = apart.window("tag").await;
             client.send("hello").await;
             assert_eq!(client.text().await, "hello 1");
-            host.kill();
-            let host = HostProcess::start_as(data.path(), way);
+            apart.host.kill();
+            apart.start_again(way);
             client.send("for nobody").await;
-            far.is_at(&host);
+            apart.far.is_at(&apart.host);
             assert_eq!(client.closed().await, 1011, "{way:?}");
             if way == As::Forgetful {
-                assert_eq!(far.says(&host, "heard").await, "1");
-                assert_eq!(far.says(&host, "open").await, "0");
+                assert_eq!(apart.says("heard").await, "1");
+                assert_eq!(apart.says("open").await, "0");
             }
         }
     });

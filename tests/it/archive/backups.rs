@@ -7,8 +7,8 @@ use std::process::Stdio;
 
 use capstead_client::{Connection, namespace};
 
-use super::file::{counter, grants};
-use super::{contents, counters, done, large, refused, text, texts};
+use super::file::{counter, counter_with_grants, grants};
+use super::{contents, counters, done, large, refused, text, texts, value};
 use crate::support::calls::{by_name, increment, run};
 use crate::support::{capstead, eventually, refused_start, scratch, serve_command, serve_with};
 
@@ -72,6 +72,35 @@ fn a_namespace_with_very_many_grants_is_backed_up_restored_and_imported() {
     counters(&other, &[], &[]).stop();
     done(&other, &["import", text(&export), "--replace", "--grants", "replace"]);
     assert!(grants_of(&other) == before, "the imported ones are others");
+}
+
+// An object with more than a million grants could be imported, and never be replaced.
+#[test]
+fn an_object_with_more_than_a_million_grants_is_backed_up_restored_and_replaced() {
+    const COUNT: u32 = 1_000_001;
+    let (folder, data) = scratch();
+    counters(&data, &[], &[("x", 5)]).stop();
+    let path = |name| folder.path().join(name);
+    let (many, few, backup) = (path("many"), path("few"), path("backup"));
+    let restored = path("restored.data");
+    fs::write(&many, counter_with_grants("x", 6, &[], COUNT)).expect("it is written");
+    fs::write(&few, counter_with_grants("x", 7, &[], 1)).expect("it is written");
+    let import = |data: &Path, file: &Path| {
+        done(data, &["import", text(file), "--replace", "--grants", "replace"])
+    };
+    let said = import(&data, &many);
+    assert!(said.contains(&format!("grants: 0 kept, {COUNT} brought")), "{said}");
+    done(&data, &["backup", text(&backup)]);
+    let output = capstead(["restore", text(&backup), text(&restored)]).output().expect("it runs");
+    assert!(output.status.success(), "{:?}", texts(&output));
+    let roots = 6;
+    let brought = format!("{} brought", COUNT + roots);
+    assert!(texts(&output).0.contains(&brought), "{:?}", texts(&output));
+    let served = serve_with(&restored, &[]);
+    assert_eq!(value(&served, "x"), "6");
+    let said = import(&restored, &few);
+    assert!(said.contains(&format!("1 kept, 0 brought, {} revoked", COUNT - 1)), "{said}");
+    assert_eq!(value(&served, "x"), "7");
 }
 
 // A restore is killed midway, into a directory that existed, like a mount point. Nothing opens the

@@ -1,10 +1,12 @@
 //! Imports that are cut short: the object says so, and repeating the command completes them.
 
 use std::fs;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use super::file::{Record, counter, named, records};
 use super::{contents, counters, done, large, refused, text, texts, value, verb};
+use crate::full_disk::SmallDisk;
 use crate::support::http::{get, post};
 use crate::support::{Process, Served, capstead, eventually, scratch, serve, serve_with};
 
@@ -91,4 +93,49 @@ fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
     assert_eq!(value(&served, "big5"), "5");
     // The import has ended now, so another one is not a continuation.
     assert!(refused(&data, &["import", text(&all)], 1).contains("exist already"));
+}
+
+// The disk gets full while a backup is restored, or a file as long as the system allows. Nothing is
+// left that somebody could serve, and the same command works once there is room.
+#[test]
+fn a_restore_that_finds_no_space_leaves_nothing_behind() {
+    let Some(disk) = SmallDisk::make(160) else { return };
+    let (folder, data) = scratch();
+    drop(counters(&data, &["--hosts", "2"], &[("x", 5)]));
+    let (big, backup) = (folder.path().join("big"), folder.path().join("backup"));
+    for n in 0..2 {
+        fs::write(&big, counter(&format!("big{n}"), n, &large())).expect("it is written");
+        done(&data, &["import", text(&big)]);
+    }
+    done(&data, &["backup", text(&backup)]);
+    let before = contents(&data);
+    let restored = disk.path().join("restored.data");
+    let restore = |to: &Path, limits: &str| -> Output {
+        let restore = capstead(["restore", text(&backup), text(to), "--reserve", "0B"]);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!(r#"{limits} exec "$0" "$@""#)]);
+        limited.arg(restore.get_program()).args(restore.get_args()).output().expect("it runs")
+    };
+    let is_refused = |to: &Path, limits: &str, words: &[&str]| {
+        let output = restore(to, limits);
+        let said = texts(&output).1;
+        assert!(matches!(output.status.code(), Some(1 | 3)), "{said}");
+        assert!(words.iter().any(|words| said.contains(words)), "{said}");
+        assert!(!to.join("format").exists(), "it can be served: {said}");
+    };
+    // At the start, soon after it, and in the middle: 32 MiB are always kept free.
+    for kib in [0, 36 << 10, 64 << 10] {
+        disk.fill(kib);
+        is_refused(&restored, "", &["No space left", "no space is left", "low-space: "]);
+        assert!(!restored.exists(), "{kib} KiB");
+    }
+    fs::remove_file(disk.filler()).expect("it is there");
+    // A directory that was there, like a mount point, is there still.
+    fs::create_dir(&restored).expect("it is made");
+    is_refused(&restored, "ulimit -f 16384;", &["the storage failed"]);
+    let left = fs::read_dir(&restored).expect("it is there").count();
+    assert_eq!(left, 0, "it is as empty as before");
+    let output = restore(&restored, "");
+    assert!(output.status.success(), "{:?}", texts(&output));
+    assert_eq!(contents(&restored), before);
 }

@@ -45,13 +45,17 @@ fn sum(payload: &[u8]) -> u32 {
 
 /// An archive of one counter with this value, and with further values in `more`.
 pub(crate) fn counter(name: &str, value: i64, more: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
-    let id = named("Counter", name);
-    let mut archive = MAGIC.to_vec();
-    let head = [&[1][..], &[0; 8], &[0; 32], &1_u16.to_le_bytes(), b"by hand"].concat();
-    frame(&mut archive, &head);
-    frame(&mut archive, &[2 + 1, 0, 0]);
-    frame(&mut archive, &[&[4][..], &[id[1], id[0]], &[1], &[0; 32]].concat());
-    frame(&mut archive, &[&[5][..], &id].concat());
+    counter_with_grants(name, value, more, 0)
+}
+
+/// As [`counter`], with so many grants.
+pub(crate) fn counter_with_grants(
+    name: &str,
+    value: i64,
+    more: &[(Vec<u8>, Vec<u8>)],
+    grants: u32,
+) -> Vec<u8> {
+    let mut archive = begin(&named("Counter", name));
     let header = [&[1, 7][..], b"Counter", &[1], name.as_bytes()].concat();
     let mut payload = vec![6];
     record(&mut payload, 0, b"", &header);
@@ -66,35 +70,46 @@ pub(crate) fn counter(name: &str, value: i64, more: &[(Vec<u8>, Vec<u8>)]) -> Ve
         record(&mut payload, 1, key, value);
         frame(&mut archive, &payload);
     }
-    let mut end = vec![7];
-    for number in [1, data.len() as u64, bytes] {
-        end.extend_from_slice(&number.to_le_bytes());
-    }
-    end.extend_from_slice(&Sha256::digest(&archive));
-    frame(&mut archive, &end);
-    archive
+    add_grants(&mut archive, grants, "L");
+    end(archive, [1, data.len() as u64, bytes])
 }
 
 /// An archive of the grants of a namespace: so many, each with a label of 200 bytes.
 pub(crate) fn grants(class: &str, count: u32) -> Vec<u8> {
-    let id = id(b"capstead namespace v1", class, "");
+    let mut archive = begin(&id(b"capstead namespace v1", class, ""));
+    add_grants(&mut archive, count, &"L".repeat(200));
+    end(archive, [0; 3])
+}
+
+/// An archive down to the frame of its one object.
+fn begin(id: &[u8; 16]) -> Vec<u8> {
     let mut archive = MAGIC.to_vec();
     let head = [&[1][..], &[0; 8], &[0; 32], &1_u16.to_le_bytes(), b"by hand"].concat();
     frame(&mut archive, &head);
     frame(&mut archive, &[2 + 1, 0, 0]);
     frame(&mut archive, &[&[4][..], &[id[1], id[0]], &[1], &[0; 32]].concat());
-    frame(&mut archive, &[&[5][..], &id].concat());
+    frame(&mut archive, &[&[5][..], id].concat());
+    archive
+}
+
+fn add_grants(archive: &mut Vec<u8>, count: u32, label: &str) {
     // Version, flags, depth, no parent, made, last restored, length of the caveats, none, label.
-    let grant = [&[4, 0, 0, 0][..], &[0; 16], &[0, 1], &[0], &[b'L'; 200]].concat();
+    let grant = [&[4, 0, 0, 0][..], &[0; 16], &[0, 1], &[0], label.as_bytes()].concat();
     for first in (0..count).step_by(1_000) {
         let mut payload = vec![6];
         for number in first..count.min(first + 1_000) {
             record(&mut payload, 2, &(u128::from(number) + 1).to_be_bytes(), &grant);
         }
-        frame(&mut archive, &payload);
+        frame(archive, &payload);
     }
+}
+
+/// Ends an archive with the numbers of objects, keys and bytes.
+fn end(mut archive: Vec<u8>, totals: [u64; 3]) -> Vec<u8> {
     let mut end = vec![7];
-    end.extend_from_slice(&[0; 24]);
+    for number in totals {
+        end.extend_from_slice(&number.to_le_bytes());
+    }
     end.extend_from_slice(&Sha256::digest(&archive));
     frame(&mut archive, &end);
     archive

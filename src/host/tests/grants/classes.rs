@@ -7,7 +7,8 @@ use futures::FutureExt;
 use super::super::references::host;
 use super::super::trial::{Trial, call_later, call_note, call_write, read, run, settle, trial};
 use super::{
-    NOTE, READ, TRIAL, Terms, assert_revoked, attenuate, listed, namespace, restore, root, save,
+    NOTE, READ, TRIAL, Terms, all_trials, assert_revoked, attenuate, listed, namespace, restore,
+    save,
 };
 use crate::error::failed;
 use crate::host::Context;
@@ -65,8 +66,7 @@ fn a_class_reaches_nothing_that_it_was_not_given() {
 fn an_object_uses_a_namespace_within_its_turn() {
     run(async {
         let (world, agent) = host().await;
-        let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
-        let all = namespace(&agent, &root_text).await.unwrap();
+        let all = all_trials(&agent).await;
         let instance = world.instance("x");
         let gated = Client::new(Gated::wrap(&instance, all.client.hook.add_ref()));
         let request = persistent::Client { client: gated.clone() }.save_request();

@@ -8,8 +8,8 @@ use capstead_client::sturdyref::{Caveats, Method, TextReference};
 use super::super::references::host;
 use super::super::trial::{call_later, call_note, call_write, log, over, read, run, settle, trial};
 use super::{
-    BY_NAME, NAMESPACE, NOTE, READ, TRIAL, Terms, as_facet, assert_revoked, attenuate, by_name,
-    labelled, labels, listed, namespace, restore, revoke, root, save,
+    BY_NAME, NAMESPACE, NOTE, READ, TRIAL, Terms, all_trials, as_facet, assert_revoked, attenuate,
+    by_name, labelled, labels, listed, namespace, restore, revoke, save,
 };
 
 /// Of an attenuated object there is nothing but the methods that were left.
@@ -110,8 +110,7 @@ fn a_namespace_is_narrowed_and_revoked_with_all_that_came_through_it() {
     run(async {
         let (world, agent) = host().await;
         world.now.set(1_000);
-        let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
-        let all = namespace(&agent, &root_text).await.unwrap();
+        let all = all_trials(&agent).await;
         let one = save(
             &all,
             &Terms { methods: Some(&[Method::new(NAMESPACE, BY_NAME)]), ..labelled("guest") },
@@ -222,8 +221,7 @@ fn no_chain_of_narrowings_allows_what_an_earlier_one_refused() {
 fn methods_of_objects_are_restricted_through_their_namespace() {
     run(async {
         let (_world, agent) = host().await;
-        let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
-        let all = namespace(&agent, &root_text).await.unwrap();
+        let all = all_trials(&agent).await;
         let methods = [Method::new(NAMESPACE, BY_NAME), Method::new(TRIAL, READ)];
         let narrow = attenuate(&all, &Terms { methods: Some(&methods), ..Terms::default() });
         let object = by_name(&narrow, "x");

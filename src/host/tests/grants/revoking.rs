@@ -8,8 +8,8 @@ use capstead_client::sturdyref::{GrantId, Method};
 use super::super::references::{host, join};
 use super::super::trial::{World, call_later, call_note, call_write, log, over, read, run, settle};
 use super::{
-    READ, TRIAL, Terms, as_facet, assert_revoked, attenuate, by_name, labelled, labels, namespace,
-    restore, revoke, root, save,
+    READ, TRIAL, Terms, all_trials, as_facet, assert_revoked, attenuate, by_name, labelled, labels,
+    namespace, restore, revoke, root, save,
 };
 use crate::host::authority::giving;
 use crate::host::authority::records;
@@ -172,8 +172,7 @@ fn a_grant_that_is_found_twice_is_one() {
 fn cuts_of_a_namespace_hold_up_nobody() {
     run(async {
         let (world, agent) = host().await;
-        let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
-        let all = namespace(&agent, &text).await.unwrap();
+        let all = all_trials(&agent).await;
         let held: Vec<_> = (0..5000).map(|n| by_name(&all, &n.to_string())).collect();
         read(&held[4999]).await.unwrap();
         let target = ObjectId::namespace(Pool::default(), "Trial");

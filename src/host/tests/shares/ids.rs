@@ -5,7 +5,7 @@ use std::time::Duration;
 use capnp::ErrorKind;
 use capstead_client::once;
 
-use super::super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
+use super::super::grants::{all_trials, by_name, labelled, restore, revoke, save};
 use super::super::references::join;
 use super::super::trial::{RETENTION, World, call_note, log, run, run_within, settle, trial};
 use super::{X, assert_counted, id, id_of, noted, share_of, x};
@@ -16,8 +16,7 @@ use crate::limits::{REQUEST_IDS_MAX, SHARE_IDS_MAX};
 /// The holders of five shares: without a grant, by the root, and by three grants.
 async fn holders(world: &World, texts: &mut Vec<String>) -> Vec<trial::Client> {
     let agent = join(world).await;
-    let text = root("Trial").expose_text("a:1").unwrap();
-    let by_root = by_name(&namespace(&agent, text.as_str()).await.unwrap(), X);
+    let by_root = by_name(&all_trials(&agent).await, X);
     if texts.is_empty() {
         for label in ["one", "two", "three"] {
             texts.push(save(&by_root, &labelled(label)).await.unwrap());

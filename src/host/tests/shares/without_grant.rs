@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
+use super::super::grants::{all_trials, by_name, labelled, restore, revoke, save};
 use super::super::references::{host, join};
 use super::super::trial::{World, call_write, run, run_within, settle};
 use super::{X, assert_counted, id_of, noted, share_of, x};
@@ -19,8 +19,7 @@ fn those_who_save_without_a_grant_leave_room_to_all_others() {
         let agent = join(&world).await;
         let object = world.object(X);
         call_write(&object, 1).promise.await.unwrap();
-        let all =
-            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let by_root = by_name(&all, X);
         let one = save(&by_root, &labelled("one")).await.unwrap();
         let one = restore(&agent, &one).await.unwrap();
@@ -50,8 +49,7 @@ fn grants_below_those_that_were_saved_without_a_grant_have_no_room_of_their_own(
         let agent = join(&world).await;
         let object = world.object(X);
         call_write(&object, 1).promise.await.unwrap();
-        let all =
-            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let by_root = by_name(&all, X);
         let theirs = restore(&agent, &save(&object, &labelled("theirs")).await.unwrap()).await;
         let theirs = theirs.unwrap();
@@ -87,8 +85,7 @@ fn those_who_call_without_a_grant_leave_ids_to_all_others() {
     run_within(Duration::from_mins(2), async {
         let (world, agent) = host().await;
         let object = world.object(X);
-        let all =
-            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let all = all_trials(&agent).await;
         let by_root = by_name(&all, X);
         let theirs = restore(&agent, &save(&object, &labelled("theirs")).await.unwrap()).await;
         let theirs = theirs.unwrap();

@@ -233,15 +233,15 @@ impl HostProcess {
     }
 
     /// Kills it, so that it writes and says nothing more.
-    pub(super) fn kill(self) {
-        drop(self);
+    pub(super) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
 }
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        self.kill();
     }
 }
 
@@ -286,13 +286,6 @@ impl Far {
         let connection = Connection::dial(&self.address.get().to_string()).await?;
         *present = Some(connection.clone());
         Ok(connection)
-    }
-
-    /// The text that an object says at a path, to this process alone.
-    pub(super) async fn says(&self, host: &HostProcess, path: &str) -> String {
-        let (status, said) = ask(host.http, "GET", &format!("/echo/x/{path}")).await;
-        assert_eq!(status, 200, "{said}");
-        said
     }
 
     /// A gateway that reaches the class by this way alone.
