@@ -310,22 +310,19 @@ fn a_sleeping_objects_socket_is_resumed() {
 #[test]
 fn an_attachment_outlasts_a_failed_turn_and_the_host() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut client = window(http, "tag").await;
+        let mut apart = Apart::begin(As::Usual, HttpLimits::default()).await;
+        let direct = apart.host.http;
+        let mut client = apart.window("tag").await;
         client.send("attach before").await;
         assert_eq!(client.text().await, "attached");
-        let failed = ask(host.http, "POST", "/echo/x/attach-and-fail/after").await;
+        let failed = ask(direct, "POST", "/echo/x/attach-and-fail/after").await;
         assert!(failed.0 >= 500, "{failed:?}");
         client.send("found").await;
         assert_eq!(client.text().await, "/tag: after");
         client.send("one").await;
         assert_eq!(client.text().await, "one 1", "all else of the turn is gone");
-        host.kill();
-        let host = HostProcess::start(data.path());
-        far.is_at(&host);
+        apart.host.kill();
+        apart.restart();
         client.send("found").await;
         assert_eq!(client.text().await, "/tag: after");
         client.send("two").await;
@@ -337,11 +334,9 @@ fn an_attachment_outlasts_a_failed_turn_and_the_host() {
 #[test]
 fn calls_in_json_come_from_a_gateway_in_another_process() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut client = window(http, "tag").await;
+        let mut apart = Apart::begin(As::Usual, HttpLimits::default()).await;
+        let http = apart.http;
+        let mut client = apart.window("tag").await;
         client.send("one").await;
         assert_eq!(client.text().await, "one 1");
         let read = async || ask(http, "POST", "/json/Echo/x/read").await;
@@ -350,9 +345,8 @@ fn calls_in_json_come_from_a_gateway_in_another_process() {
         assert!(status == 200 && api.contains("/json/Echo/{name}/increment"), "{status}: {api}");
         let (status, refused) = ask(http, "POST", "/json/Echo/x/nothing").await;
         assert!(status == 404 && refused.contains("increment"), "{status}: {refused}");
-        host.kill();
-        let host = HostProcess::start(data.path());
-        far.is_at(&host);
+        apart.host.kill();
+        apart.restart();
         client.send("two").await;
         assert_eq!(client.text().await, "two 2");
         // The first one may still go by the line that broke.
@@ -366,11 +360,8 @@ fn calls_in_json_come_from_a_gateway_in_another_process() {
 #[test]
 fn automatic_replies_go_on_after_the_hosts_end_and_their_time_begins_anew() {
     run(async {
-        let data = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(data.path());
-        let far = Far::new(&host);
-        let http = far.gateway(HttpLimits::default()).await;
-        let mut client = window(http, "tag").await;
+        let mut apart = Apart::begin(As::Usual, HttpLimits::default()).await;
+        let mut client = apart.window("tag").await;
         let mut asks = async |text: &str| {
             client.send(text).await;
             client.text().await
@@ -378,13 +369,12 @@ fn automatic_replies_go_on_after_the_hosts_end_and_their_time_begins_anew() {
         assert_eq!(asks("replied").await, "false");
         assert_eq!(asks("are you there?").await, "I am");
         assert_eq!(asks("replied").await, "true");
-        host.kill();
-        let host = HostProcess::start(data.path());
-        far.is_at(&host);
+        apart.host.kill();
+        apart.restart();
         assert_eq!(asks("replied").await, "false");
         assert_eq!(asks("are you there?").await, "I am");
         assert_eq!(asks("replied").await, "true");
-        assert_eq!(far.says(&host, "heard").await, "0", "the class heard none of it");
+        assert_eq!(apart.says("heard").await, "0", "the class heard none of it");
     });
 }
 
