@@ -59,7 +59,9 @@ impl Server {
     /// work as those of the `capstead` command do, on this server's data.
     ///
     /// When the server can't start or its storage fails, this prints the reason and exits the
-    /// process with the codes of the `capstead` command; it also exits after a verb. To get the
+    /// process with the codes of the `capstead` command; it also exits after a verb. Call it before
+    /// the program starts threads: otherwise a page of a file that can't be read ends the process
+    /// by SIGBUS, without a reason. To get the
     /// error instead, use [`Server::start`].
     ///
     /// # Errors

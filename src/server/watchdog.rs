@@ -240,7 +240,13 @@ impl Watched {
         self.took += counted(passed, before, ran);
         let is_turn = matches!(self.held, Some(Held::Turn(_)));
         let ends_anyway = limits.abort.is_zero() && TOLD_TO_END.load(Ordering::Relaxed);
-        let abort = if ends_anyway { TurnLimits::default().abort } else { limits.abort };
+        // A slow disk is no reason to start again, unless the process was told to end.
+        let is_at_disk = self.activity.is_at_disk() && !TOLD_TO_END.load(Ordering::Relaxed);
+        let abort = match limits.abort {
+            _ if ends_anyway => TurnLimits::default().abort,
+            _ if is_at_disk => Duration::ZERO,
+            abort => abort,
+        };
         let stages = [
             // Only a turn gets a warning: otherwise there is no method to name, and a busy
             // machine is just as slow.
@@ -261,10 +267,6 @@ impl Watched {
     }
 
     fn held(&mut self, passed: Duration) -> Option<Held> {
-        // Calls would wait for a slow disk anyway. But a process that was told to end does end.
-        if self.activity.is_at_disk() && !TOLD_TO_END.load(Ordering::Relaxed) {
-            return None;
-        }
         self.unasked += passed;
         let owed = self.beat().and_then(|beat| {
             let owed = beat.owed();

@@ -96,7 +96,7 @@ pub(crate) enum Before {
 }
 
 impl Store {
-    /// Opens or creates the storage in `path`; `on_progress` is called on the commit thread.
+    /// Opens or creates the storage in `path`; `on_progress` is called on any thread.
     ///
     /// # Errors
     /// Those of [`local::open`]; the data are unchanged.
@@ -398,7 +398,7 @@ impl Store {
         Some(ticket)
     }
 
-    /// Makes the commit thread begin with the submitted turns. Call it soon after `submit_turn`,
+    /// Has the submitted turns committed, here or by the commit thread. Call it soon after `submit_turn`,
     /// once for all turns that end together: these then share one sync.
     pub(crate) fn commit_submitted(&self) {
         self.committer.wake();

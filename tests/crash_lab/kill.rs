@@ -3,7 +3,7 @@
 //! Several clients call several counters and record the results. After each death the next server
 //! must start soon, and the counters are read. In the end one order of all calls, over all lives of
 //! the server, must explain every result. Some lives apply their log all the time, some seconds
-//! later, some never, and some are always behind by as much as may be.
+//! later, some never, and in some so little may wait that calls keep waiting for the applier.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const CYCLES: usize = 100;
 const CLIENTS: usize = 4;
 const COUNTERS: usize = 3;
 /// The backlogs of the lives of the server, in turn: applied at once, as usual, seconds later,
-/// never, and always behind by about as much as may wait, since calls stop there.
+/// never, and with so little room that calls keep waiting for it.
 const BACKLOGS: [&[&str]; 5] = [
     &["--log-backlog", "64KiB", "--log-age", "1ms"],
     &[],

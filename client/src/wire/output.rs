@@ -57,6 +57,11 @@ impl Output {
         if self.last.capacity() == 0 {
             self.last = SPARE.take();
         }
+        if self.pending() == 0 {
+            // All is written, and the stream is still being flushed.
+            self.last.clear();
+            self.written = 0;
+        }
         if self.last.len() >= PIECE_BYTES {
             let piece = std::mem::replace(&mut self.last, Vec::with_capacity(PIECE_BYTES));
             self.full_bytes += piece.len();

@@ -88,6 +88,32 @@ async fn what_is_written_is_not_kept_while_more_waits() {
     assert_eq!(wire.output.held(), 0);
 }
 
+/// Some streams take all bytes long before their flush is done, and more is pushed meanwhile.
+#[test]
+fn bytes_leave_in_their_order_and_no_piece_is_offered_twice() {
+    for first in [100, 300 << 10, 700 << 10] {
+        let (mut output, mut expected, mut written) = (Output::default(), Vec::new(), Vec::new());
+        for (n, bytes) in [first, 10, 300 << 10, 20, 5000, 300 << 10].into_iter().enumerate() {
+            output.push(&message(bytes));
+            expected.extend(capnp::serialize::write_message_to_words(&message(bytes)));
+            // All of it, or all but a part.
+            let left = if n % 3 == 2 { 7000 } else { 0 };
+            while output.pending() > left {
+                let count = output.next().len().min(output.pending() - left).min(50_000);
+                assert!(count > 0, "an empty write looks like the end of the stream");
+                written.extend_from_slice(&output.next()[..count]);
+                output.advance(count);
+            }
+            assert!(output.held() >= output.pending());
+        }
+        while output.pending() > 0 {
+            written.extend_from_slice(output.next());
+            output.advance(output.next().len());
+        }
+        assert!(written == expected, "{first}");
+    }
+}
+
 /// A message that is announced and doesn't arrive costs no memory.
 #[tokio::test(flavor = "local")]
 async fn a_message_takes_as_much_memory_as_came_of_it() {

@@ -101,9 +101,15 @@ impl Activity {
 
     /// Runs `commit`, which may wait for the disk. A slow disk is no fault of a class.
     pub(in crate::host) fn at_disk(&self, commit: impl FnOnce()) {
+        struct AtDisk<'a>(&'a AtomicBool);
+        impl Drop for AtDisk<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Relaxed);
+            }
+        }
         self.at_disk.store(true, Ordering::Relaxed);
+        let _until_done = AtDisk(&self.at_disk);
         commit();
-        self.at_disk.store(false, Ordering::Relaxed);
     }
 
     /// Tells whether the thread waits for the disk.

@@ -67,7 +67,8 @@ pub(in crate::storage) fn explained(error: StorageError, path: &Path) -> Storage
 
 /// Tells whether an error of the system says that the disk has no room.
 pub(in crate::storage) fn is_full(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::NOSPC.raw_os_error())
+    let full = [Errno::NOSPC, Errno::DQUOT].map(|errno| Some(errno.raw_os_error()));
+    full.contains(&error.raw_os_error())
 }
 
 /// The error for a write below `path`, if its disk is full now.

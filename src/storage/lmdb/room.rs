@@ -43,7 +43,7 @@ impl Room {
         std::sync::Arc::new(Self::new(0, Box::new(|| Ok(u64::MAX))))
     }
 
-    /// Called by the commit thread after a commit of this many bytes.
+    /// Called after a commit of this many bytes, by the thread that made it.
     pub(crate) fn committed(&self, bytes: u64) {
         let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if written >= MEASURE_EVERY_BYTES.min(self.reserve / 4) {

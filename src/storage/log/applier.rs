@@ -73,13 +73,12 @@ fn run(env: &Environment, nonce: [u8; 16], applied: &Applied) {
             let (count, bytes) = slice(&taken);
             let entries = &taken.make_contiguous()[..count];
             let end = entries.last().map(|(_, end)| *end).unwrap_or_default();
-            let done = {
-                let _between = applied.between();
-                apply(env, nonce, entries, applied.metrics())
-            };
-            if let Err(failure) = done {
+            let between = applied.between();
+            if let Err(failure) = apply(env, nonce, entries, applied.metrics()) {
+                // Before others see what it may have left half done.
                 return applied.fail(failure);
             }
+            drop(between);
             taken.drain(..count);
             // Those that are left are given up with the next, or when the log is closed.
             if let Err(error) = segments::give_up_before(env.path(), end.segment) {

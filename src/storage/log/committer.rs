@@ -34,10 +34,8 @@ use crate::storage::log::batch::WriteSet;
 use crate::storage::log::block::ShardBlock;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
 
-/// The largest turn that the vat thread commits itself, and the time that it may usually take:
-/// about that in which two threads wake each other. Other calls of the host wait meanwhile.
+/// The largest turn that the vat thread commits itself: other calls of the host wait meanwhile.
 const HERE_BYTES_MAX: usize = 64 << 10;
-const HERE_TIME_MAX: Duration = Duration::from_micros(300);
 
 /// The pauses before blocks are offered again to a log that was busy or lost its answer.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -158,7 +156,9 @@ impl Committer {
         }
         // The thread has it while it commits, and then takes this turn next.
         let Ok(mut guard) = self.shared.chains.try_lock() else { return false };
-        let Some(chains) = guard.as_mut().filter(|chains| chains.is_quick(bytes)) else {
+        let Some(chains) =
+            guard.as_mut().filter(|chains| chains.log.is_ready(bytes as u64, chains.usual))
+        else {
             return false;
         };
         commit(&self.shared, chains, &*self.on_progress);
@@ -375,12 +375,6 @@ impl Chains {
     fn new(log: Box<dyn ShardLog>) -> Self {
         let (claims, group, firsts) = (FxHashMap::default(), Vec::new(), Vec::new());
         Self { log, claims, group, firsts, usual: Duration::ZERO }
-    }
-
-    /// Tells whether a commit of this many bytes will probably take no longer than it takes to wake
-    /// another thread and be woken by it.
-    fn is_quick(&self, bytes: usize) -> bool {
-        self.usual <= HERE_TIME_MAX && self.log.is_ready(bytes as u64)
     }
 
     /// Commits all turns of the queue; returns those that may follow soon, or `None` if there were

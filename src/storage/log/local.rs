@@ -27,9 +27,7 @@ use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::dir::{Access, random_name};
 use crate::storage::lmdb::disk::{self, Disk};
 use crate::storage::lmdb::engine::Environment;
-use crate::storage::lmdb::layout::{
-    ENVIRONMENT_KEY, EnvironmentRecord, Kind, LogState, ShardMeta, damaged, shard_key,
-};
+use crate::storage::lmdb::layout::{EnvironmentRecord, LogState, ShardMeta, damaged, shard_key};
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::room::Room;
 use crate::storage::log::applied::{Applied, Backlog};
@@ -37,7 +35,7 @@ use crate::storage::log::applier::Applier;
 use crate::storage::log::apply::set_log;
 use crate::storage::log::block::ShardBlock;
 use crate::storage::log::entry::{Draft, Head};
-use crate::storage::log::opening::{open_to_read, open_to_write};
+use crate::storage::log::opening::{open_to_read, open_to_write, record_of};
 use crate::storage::log::reader::Reader;
 use crate::storage::log::segments::{self, Segments};
 use crate::storage::log::shard_log::{Claim, Outcome, ShardLog, VisitBlock};
@@ -76,7 +74,7 @@ impl Default for LogOptions {
     }
 }
 
-/// The writing side. The commit thread owns it.
+/// The writing side. One thread at a time has it: mostly the commit thread.
 #[derive(Debug)]
 pub(crate) struct LocalLog {
     env: Arc<Environment>,
@@ -141,13 +139,12 @@ fn room(
     let measure = move || {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
         let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
-        // The backlog will take room in the environment, and records don't fill their pages.
-        let coming = 2 * applied.bytes();
         // Free pages in the engine count too, but only down to half the reserve: they may be too
         // scattered for a large value, or held back by a reader.
-        let may_reuse = left >= reserve / 2 && left < reserve + coming;
+        let may_reuse = (reserve / 2..reserve).contains(&left);
         let left = if may_reuse { left + env.bytes_reusable()? } else { left };
-        let left = left.saturating_sub(coming);
+        // The backlog will take room in the environment, and records don't fill their pages.
+        let left = left.saturating_sub(2 * applied.bytes());
         if left < reserve {
             // It may give room back, too.
             applied.hurry();
@@ -157,20 +154,14 @@ fn room(
     Ok(Room::new(reserve, Box::new(measure)))
 }
 
+/// The usual time of a commit up to which the caller may wait for it: about that in which two
+/// threads wake each other.
+const READY_TIME_MAX: Duration = Duration::from_micros(300);
+
 impl LocalLog {
     /// The room left on disk and in the map.
     pub(crate) fn room(&self) -> Arc<Room> {
         self.room.clone()
-    }
-
-    /// The environment's record on disk: its incarnation is the only epoch whose blocks are
-    /// appended.
-    fn record(&self) -> Result<EnvironmentRecord> {
-        self.env.read(|snapshot| {
-            let record = snapshot.get(&ENVIRONMENT_KEY)?;
-            let record = record.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?;
-            EnvironmentRecord::decode(record, Kind::Objects)
-        })
     }
 
     /// Begins the log: a first segment, and its nonce in the environment.
@@ -190,7 +181,8 @@ impl LocalLog {
 
     fn write(&mut self, blocks: &[ShardBlock]) -> Result<Vec<Outcome>> {
         self.env.check_files()?;
-        let EnvironmentRecord { identity, incarnation, .. } = self.record()?;
+        // Its incarnation on disk is the only epoch whose blocks are appended.
+        let EnvironmentRecord { identity, incarnation, .. } = record_of(&self.env)?;
         let mut draft = Draft::new();
         let mut outcomes = Vec::with_capacity(blocks.len());
         for block in blocks {
@@ -278,9 +270,11 @@ impl ShardLog for LocalLog {
         outcomes
     }
 
-    fn is_ready(&self, bytes: u64) -> bool {
+    fn is_ready(&self, bytes: u64, usual: Duration) -> bool {
         let is_free = self.options.commit_delay.is_zero() && !self.applied.is_full();
-        is_free && self.writer.as_ref().is_some_and(|writer| writer.segments.has_room(bytes))
+        is_free
+            && usual <= READY_TIME_MAX
+            && self.writer.as_ref().is_some_and(|writer| writer.segments.has_room(bytes))
     }
 
     fn rest(&mut self) {

@@ -96,7 +96,7 @@ pub(super) fn open_to_read(
 }
 
 /// The environment's record about itself, with the log in front of it.
-fn record_of(env: &Environment) -> Result<EnvironmentRecord> {
+pub(super) fn record_of(env: &Environment) -> Result<EnvironmentRecord> {
     env.read(|snapshot| {
         let record = snapshot.get(&ENVIRONMENT_KEY)?.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?;
         EnvironmentRecord::decode(record, Kind::Objects)

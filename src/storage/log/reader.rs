@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::id::ObjectId;
 use crate::metrics::Metrics;
-use crate::storage::error::Result;
+use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::engine::{Environment, Snapshot};
 use crate::storage::lmdb::layout::keys::RecordPath;
 use crate::storage::lmdb::layout::{Usage, damaged};
@@ -37,6 +37,9 @@ impl Reader {
     pub(crate) fn snapshot<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         self.applied.catch_up()?;
         let between = self.applied.between();
+        if let Some(failure) = self.applied.failure() {
+            return Err(StorageError::Latched(failure.clone()));
+        }
         self.env.read(|snapshot| {
             drop(between);
             body(snapshot)

@@ -286,6 +286,13 @@ pub(super) fn make_spares(dir: &Path) -> Result<()> {
         if bytes > 0 {
             continue;
         }
+        // A process that was killed may have left it empty.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &path)(error));
+            }
+            _ => {}
+        }
         match create(&path, FIRST_BYTES) {
             Ok(_) => {}
             Err(error) if disk::is_full(&error) => return Ok(()),

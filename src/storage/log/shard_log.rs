@@ -6,6 +6,7 @@
 //! input or output.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::id::{Epoch, Shard};
 use crate::storage::error::{Result, StorageError};
@@ -87,9 +88,9 @@ pub(crate) trait ShardLog: Send {
         entries.iter().map(|entry| append(entry)).collect()
     }
 
-    /// Tells whether `append` of this many bytes would wait for nothing but one sync of a local
-    /// disk.
-    fn is_ready(&self, _bytes: u64) -> bool {
+    /// Tells whether `append` of this many bytes would wait for nothing but one sync of a local disk
+    /// that takes no longer than two threads to wake each other, given the usual time of a commit.
+    fn is_ready(&self, _bytes: u64, _usual: Duration) -> bool {
         false
     }
 
