@@ -16,7 +16,7 @@ use super::head;
 use super::limits::Taken;
 use super::socket::{Down, Line, Outbox, Surviving, Up};
 use super::upload::{Upload, UploadEnd, UploadPump};
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::http::{
     Cut, Flow, Held, Progress, Reader, Refusal, keep, read_headers, read_response, write_request,
 };
@@ -120,7 +120,13 @@ pub(super) async fn ask(
             answer = &mut answered => {
                 let mut answer = answer?;
                 if !has_ended {
-                    let ended = Promise::from_future(ended);
+                    // The end of the reference comes just before what the class makes of it.
+                    let ended = match (&mut ended).now_or_never() {
+                        Some(Err(error)) if is_over(&error) => return Err(AskError::Call(error)),
+                        Some(Err(error)) => Promise::err(error),
+                        Some(Ok(())) => Promise::ok(()),
+                        None => Promise::from_future(ended),
+                    };
                     match &mut answer {
                         ObjectAnswer::Socket(socket) => socket.call = ended,
                         ObjectAnswer::Begun(_, call) => *call = ended,
@@ -144,6 +150,11 @@ pub(super) async fn ask(
             () = &mut late => return Err(AskError::Late),
         }
     }
+}
+
+/// Tells whether the call failed because its reference is no longer good.
+fn is_over(error: &capnp::Error) -> bool {
+    matches!(Reason::of(error), Some(Reason::Expired | Reason::Revoked))
 }
 
 /// Returns when the answer, or the rest of it, can't come any more. The calls of an exclusive

@@ -398,8 +398,8 @@ impl Store {
         Some(ticket)
     }
 
-    /// Has the submitted turns committed, here or by the commit thread. Call it soon after `submit_turn`,
-    /// once for all turns that end together: these then share one sync.
+    /// Has the submitted turns committed, here or by the commit thread. Call it soon after
+    /// `submit_turn`, once for all turns that end together: these then share one sync.
     pub(crate) fn commit_submitted(&self) {
         self.committer.wake();
     }

@@ -138,7 +138,10 @@ fn a_reference_may_be_for_a_part_of_the_paths() {
         served(2, &[&peer.origin], async |running| {
             bind(running, "caller/a", &format!("{}/v1", peer.origin)).await;
             assert!(get(running, "caller/a/v1/x").await.starts_with("GET /v1/x "));
-            for path in ["v2", "v1/../v2", "v1/%2e%2e/v2", "v10"] {
+            // The gateway itself lets no dots through in a path.
+            let url = |path: &str| format!("url?text={}/{path}", peer.origin);
+            let (dots, encoded) = (url("v1/../v2"), url("v1/%252e%252e/v2"));
+            for path in ["v2", "v10", &dots, &encoded] {
                 let said = get(running, &format!("caller/a/{path}")).await;
                 assert!(said.contains("/v1 and what is below it alone"), "{said}");
             }

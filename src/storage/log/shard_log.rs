@@ -88,8 +88,9 @@ pub(crate) trait ShardLog: Send {
         entries.iter().map(|entry| append(entry)).collect()
     }
 
-    /// Tells whether `append` of this many bytes would wait for nothing but one sync of a local disk
-    /// that takes no longer than two threads to wake each other, given the usual time of a commit.
+    /// Tells whether `append` of this many bytes would wait for nothing but one sync of a local
+    /// disk, and for no longer than two threads take to wake each other. `usual` is the time of the
+    /// last commits.
     fn is_ready(&self, _bytes: u64, _usual: Duration) -> bool {
         false
     }
