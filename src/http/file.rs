@@ -310,7 +310,7 @@ mod tests {
             let body = std::str::from_utf8(answer.body().as_bytes()).unwrap();
             match expected {
                 Some(("", beyond)) => {
-                    assert_eq!((status, said, body), (416, beyond, ""), "{range}")
+                    assert_eq!((status, said, body), (416, beyond, ""), "{range}");
                 }
                 Some((part, place)) => assert_eq!((status, said, body), (206, place, part)),
                 None => assert_eq!((status, said, body), (200, "", "0123456789"), "{range}"),

@@ -165,10 +165,10 @@ impl<'a> Work<'a> {
 
     fn next_op(&mut self) -> Result<Option<(ObjectId, Op<'a>)>> {
         loop {
-            if let Some((object, ops)) = &mut self.set {
-                if let Some(op) = ops.next() {
-                    return Ok(Some((*object, op?)));
-                }
+            if let Some((object, ops)) = &mut self.set
+                && let Some(op) = ops.next()
+            {
+                return Ok(Some((*object, op?)));
             }
             let Some(set) = self.sets.pop_front() else { return Ok(None) };
             self.set = Some(split_head(set)?);

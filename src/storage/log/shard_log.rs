@@ -77,7 +77,7 @@ pub(crate) trait ShardLog: Send {
     /// and all after that are `Unknown`, even if the log has them.
     fn append_ahead(&mut self, entries: &[Vec<ShardBlock>]) -> Vec<Vec<Outcome>> {
         let mut is_next = true;
-        let mut append = |entry: &Vec<ShardBlock>| {
+        let append = |entry: &Vec<ShardBlock>| {
             if !is_next {
                 return vec![Outcome::Unknown; entry.len()];
             }
@@ -85,7 +85,7 @@ pub(crate) trait ShardLog: Send {
             is_next = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Position(_)));
             outcomes
         };
-        entries.iter().map(|entry| append(entry)).collect()
+        entries.iter().map(append).collect()
     }
 
     /// Tells whether `append` of this many bytes would wait for nothing but one sync of a local

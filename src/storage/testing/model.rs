@@ -302,7 +302,7 @@ impl ShardLog for MemoryLog {
     /// answered.
     fn append_ahead(&mut self, entries: &[Vec<ShardBlock>]) -> Vec<Vec<Outcome>> {
         let (mut is_applied, mut is_answered) = (true, true);
-        let mut append = |entry: &Vec<ShardBlock>| {
+        let append = |entry: &Vec<ShardBlock>| {
             let mut outcomes = vec![Outcome::Unknown; entry.len()];
             if is_applied {
                 let found = self.append(entry);
@@ -314,7 +314,7 @@ impl ShardLog for MemoryLog {
             is_answered &= outcomes.iter().all(|found| matches!(found, Outcome::Position(_)));
             outcomes
         };
-        entries.iter().map(|entry| append(entry)).collect()
+        entries.iter().map(append).collect()
     }
 
     fn rest(&mut self) {
