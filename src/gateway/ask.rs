@@ -120,13 +120,7 @@ pub(super) async fn ask(
             answer = &mut answered => {
                 let mut answer = answer?;
                 if !has_ended {
-                    // The end of the reference comes just before what the class makes of it.
-                    let ended = match (&mut ended).now_or_never() {
-                        Some(Err(error)) if is_over(&error) => return Err(AskError::Call(error)),
-                        Some(Err(error)) => Promise::err(error),
-                        Some(Ok(())) => Promise::ok(()),
-                        None => Promise::from_future(ended),
-                    };
+                    let ended = going_on(ended)?;
                     match &mut answer {
                         ObjectAnswer::Socket(socket) => socket.call = ended,
                         ObjectAnswer::Begun(_, call) => *call = ended,
@@ -152,9 +146,18 @@ pub(super) async fn ask(
     }
 }
 
-/// Tells whether the call failed because its reference is no longer good.
-fn is_over(error: &capnp::Error) -> bool {
-    matches!(Reason::of(error), Some(Reason::Expired | Reason::Revoked))
+/// The call as it goes on after its answer. If its reference is no longer good, that counts: it
+/// comes just before what the class makes of it.
+fn going_on(
+    mut call: impl Future<Output = Result<()>> + Unpin + 'static,
+) -> std::result::Result<Promise<(), capnp::Error>, AskError> {
+    let is_over = |error| matches!(Reason::of(error), Some(Reason::Expired | Reason::Revoked));
+    match (&mut call).now_or_never() {
+        Some(Err(error)) if is_over(&error) => Err(AskError::Call(error)),
+        Some(Err(error)) => Ok(Promise::err(error)),
+        Some(Ok(())) => Ok(Promise::ok(())),
+        None => Ok(Promise::from_future(call)),
+    }
 }
 
 /// Returns when the answer, or the rest of it, can't come any more. The calls of an exclusive
