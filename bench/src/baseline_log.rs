@@ -9,13 +9,13 @@ use std::path::Path;
 use super::measure::{Sample, Until, drive_here};
 use capstead::Result;
 
-/// The length of the file, after which writing starts over at its beginning.
+/// The file's length. Writes start over when they reach it.
 const FILE_BYTES: u64 = 16 << 20;
 /// Appends are whole pages.
 const PAGE_BYTES: usize = 4_096;
-/// The size of an entry's header.
+/// An entry's header, in bytes.
 const HEAD_BYTES: usize = 104;
-/// The overhead of one put: the headers of its block, write set and write.
+/// Bytes that a put adds to its key and value: headers of its block, write set and write.
 const OBJECT_BYTES: usize = 63;
 
 /// A preallocated file that is written from front to back, again and again.

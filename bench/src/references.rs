@@ -253,7 +253,7 @@ async fn held(process: &Process, address: &str, texts: &[String]) -> Result<f64>
         restorers.push(connect(address).await?);
     }
     let holder = |n: u64| &restorers[n as usize % restorers.len()];
-    // The first capability on each connection warms its tables up, which must not count.
+    // A connection's tables are made with its first capability, so that one isn't counted.
     drive(IN_FLIGHT, Until::Calls(1_000 * restorers.len() as u64), async |n| {
         restore(holder(n), &texts[n as usize % texts.len()]).await.map(drop)
     })

@@ -182,7 +182,7 @@ impl RequestHook for Outgoing {
     }
 }
 
-/// The capabilities in the results of a call.
+/// Gives out capabilities of a call's results, before the results are there.
 struct Pipeline(Answer);
 
 impl PipelineHook for Pipeline {

@@ -309,6 +309,8 @@ fn mistakes_are_named_in_plain_words() {
         let (code, refused) = refused_start(serve_command(&data, &[flag, "much"]));
         assert!(code == Some(2) && refused.contains("512MiB"), "{flag}: {refused}");
     }
+    let (code, refused) = refused_start(serve_command(&data, &["--log-backlog", "0"]));
+    assert!(code == Some(2) && refused.contains("--log-backlog 0"), "{refused}");
     let (_, refused) = refused_start(serve_command(&data, &["--object-quota", "Counter=much"]));
     assert!(refused.contains("512MiB"), "{refused}");
     // Both commands check for the same target, with the same words.

@@ -27,7 +27,7 @@ pub(super) struct Call {
     pub(super) reply: Reply,
 }
 
-/// The calls that were made on a capability in results that aren't known yet.
+/// Calls of a capability that a result promises.
 pub(super) trait Waiting {
     /// Sends them to `cap`, and later ones after them.
     ///

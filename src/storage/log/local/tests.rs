@@ -370,3 +370,16 @@ fn clearing_takes_memory_that_does_not_grow() {
     let said = String::from_utf8_lossy(&ended.stdout);
     assert!(ended.status.success() && said.contains("1 passed"), "{said}");
 }
+
+/// A process that is killed while it makes them may leave one empty.
+#[test]
+fn spare_segments_are_ready_before_the_first_write_and_an_empty_one_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let length = |name| std::fs::metadata(dir.path().join(name)).unwrap().len();
+    drop(start(&dir));
+    let ready = length("spare-1");
+    assert!(ready > 0 && length("spare-2") == ready);
+    std::fs::write(dir.path().join("spare-1"), b"").unwrap();
+    drop(start(&dir));
+    assert_eq!(length("spare-1"), ready);
+}
