@@ -7,8 +7,8 @@ The library reflects calls unasked, as tail calls. A server in Python can't make
 pycapnp 2.2.4 `tail_call` to an object of another process ends the one that makes it, whoever is called.
 
 The C++ library below pycapnp 2.2.4 turns calls around itself, as a log of the messages shows: calls that wait for
-a promise of a promise of a promise are overtaken by one that comes when it is known. So nothing that objects call
-is more than PROMISES_MAX promises in a row on this side.
+a promise of a promise are overtaken by one that comes when it is known. So a call of an object passes at most
+PROMISES_MAX promises in a row on this side.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ SEED = int(os.environ.get("SEED", 1))
 ROUNDS = int(os.environ.get("ROUNDS", 2000))
 ROUNDS_AT_A_TIME = 8
 OBJECTS = 12  # of each kind; every host has some
-PROMISES_MAX = 2
+PROMISES_MAX = 1
 WHY = "the promise is broken, as was agreed"
 
 
