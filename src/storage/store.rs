@@ -398,10 +398,16 @@ impl Store {
         Some(ticket)
     }
 
-    /// Has the submitted turns committed, here or by the commit thread. Call it soon after
-    /// `submit_turn`, once for all turns that end together: these then share one sync.
-    pub(crate) fn commit_submitted(&self) {
+    /// Has the submitted turns committed by the commit thread. Call it soon after `submit_turn`,
+    /// once for all turns that end together: these then share one sync.
+    pub(crate) fn hand_over_submitted(&self) {
         self.committer.wake();
+    }
+
+    /// The same for a caller with nothing else to do: it commits a lone turn itself, if the disk is
+    /// fast.
+    pub(crate) fn commit_submitted(&self) {
+        self.committer.commit();
     }
 
     /// Ends the turn and forgets its writes.

@@ -140,6 +140,11 @@ impl Turns {
     }
 
     /// Hands the submitted turns to the commit thread.
+    pub(in crate::host) fn hand_over_submitted(&self) {
+        self.store.borrow().hand_over_submitted();
+    }
+
+    /// Has the submitted turns committed, by this thread perhaps.
     pub(in crate::host) fn commit_submitted(&self) {
         self.store.borrow().commit_submitted();
     }

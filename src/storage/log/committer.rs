@@ -2,8 +2,8 @@
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company,
 //! except for turns that end in the same run of the vat thread, which then wakes this one. If a
-//! sync is faster than two threads can wake each other, the vat thread commits a lone turn itself.
-//! Otherwise it only appends to a queue and reads atomic numbers.
+//! sync is faster than two threads can wake each other, a vat thread with nothing else to do commits
+//! a lone turn itself. Otherwise it only appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order: a thread takes turns out of the queue
 //! only while it has the log. `durable` moves only after the log reported every block of these
@@ -138,11 +138,16 @@ impl Committer {
         ticket
     }
 
-    /// Has the queue committed: by the thread, if it isn't at work already, or here. Call it soon
-    /// after `submit`; turns that are submitted in between join the group.
+    /// Has the queue committed by the thread, if it isn't at work already. Call it soon after
+    /// `submit`; turns that are submitted in between join the group.
     pub(crate) fn wake(&self) {
+        self.shared.filled.notify_one();
+    }
+
+    /// Has the queue committed here if it holds a lone turn, and otherwise by the thread.
+    pub(crate) fn commit(&self) {
         if !self.commits_here() {
-            self.shared.filled.notify_one();
+            self.wake();
         }
     }
 
@@ -156,8 +161,7 @@ impl Committer {
         }
         // The thread has it while it commits, and then takes this turn next.
         let Ok(mut guard) = self.shared.chains.try_lock() else { return false };
-        let Some(chains) =
-            guard.as_mut().filter(|chains| chains.log.is_ready(bytes as u64, chains.usual))
+        let Some(chains) = guard.as_mut().filter(|chains| chains.takes_lone_turns(bytes as u64))
         else {
             return false;
         };
@@ -367,6 +371,8 @@ struct Chains {
     /// The turns that are being committed, and the number of the first of each block.
     group: Vec<WriteSet>,
     firsts: Vec<usize>,
+    /// The turns of the last commit.
+    turns: usize,
     /// The time of a commit, on average over the last ones.
     usual: Duration,
 }
@@ -374,7 +380,13 @@ struct Chains {
 impl Chains {
     fn new(log: Box<dyn ShardLog>) -> Self {
         let (claims, group, firsts) = (FxHashMap::default(), Vec::new(), Vec::new());
-        Self { log, claims, group, firsts, usual: Duration::ZERO }
+        Self { log, claims, group, firsts, turns: 0, usual: Duration::ZERO }
+    }
+
+    /// Tells whether a lone turn of this many bytes may be committed by its own thread. After a
+    /// group others are likely to follow, and that thread has better things to do than to wait.
+    fn takes_lone_turns(&self, bytes: u64) -> bool {
+        self.turns <= 1 && self.log.is_ready(bytes, self.usual)
     }
 
     /// Commits all turns of the queue; returns those that may follow soon, or `None` if there were
@@ -396,6 +408,7 @@ impl Chains {
         shared.durable.store(ticket.0, Ordering::Release);
         let took = began.elapsed();
         self.usual = (self.usual * 7 + took) / 8;
+        self.turns = turns;
         failure.map_or(Ok(Some(Company { turns, patience: patience(took) })), Err)
     }
 

@@ -24,7 +24,7 @@ fn set(object: u8, value: &[u8]) -> WriteSet {
 
 fn submit(committer: &Committer, set: WriteSet) -> Ticket {
     let ticket = committer.submit(set);
-    committer.wake();
+    committer.commit();
     ticket
 }
 
@@ -234,12 +234,19 @@ fn a_lone_turn_is_committed_here_where_that_is_quick() {
     committer.submit(set(1, b"3"));
     submit(&committer, set(2, b"4"));
     progressed.recv().unwrap();
-    submit(&committer, set(1, &[5; 2000]));
+    // Nor of one behind a group, since others are likely to follow.
+    submit(&committer, set(1, b"5"));
     progressed.recv().unwrap();
-    committer.shutdown().unwrap();
+    submit(&committer, set(1, &[6; 2000]));
+    progressed.recv().unwrap();
     assert_eq!(here(&threads.lock().unwrap()), count);
+    committer.submit(set(1, b"7"));
+    committer.wake();
+    progressed.recv().unwrap();
+    assert_eq!(here(&threads.lock().unwrap()), count, "it was handed over");
+    committer.shutdown().unwrap();
     let written = log.groups().into_iter().flatten().flat_map(|block| block.writes);
-    assert_eq!(written.count(), 103);
+    assert_eq!(written.count(), 105);
 }
 
 #[test]
