@@ -1,5 +1,5 @@
-//! Writes the corpus anew: real messages, references and records, from which the fuzzer starts. It is
-//! built as a target, so that it needs no build of its own, and tries nothing.
+//! Writes the corpus anew: real messages, references and records, from which the fuzzer starts. It
+//! is built as a target, so that it needs no build of its own, and tries nothing.
 #![no_main]
 
 use capnp::message::Builder;

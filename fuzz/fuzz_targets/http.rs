@@ -1,4 +1,5 @@
-//! Any bytes as all that a client of HTTP says, in either version: the gateway ends, and keeps nothing.
+//! Any bytes as all that a client of HTTP says, in either version: the gateway ends with it, and
+//! keeps nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

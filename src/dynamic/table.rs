@@ -13,7 +13,7 @@ use super::error::Unfit;
 use super::raw::Root;
 use super::types::{Brand, Type};
 
-/// The times that all of a schema may be read on the average; one from the `capnp` tool takes three.
+/// The times that all of a schema may be read, on the average: one of the `capnp` tool takes three.
 const READ_TIMES_MAX: usize = 8;
 
 /// All that is known of a class, and of the types that its interface speaks of.
