@@ -7,8 +7,8 @@
 //!
 //! All numbers are big-endian, and times are milliseconds since 1970. State 0 has a record in `Due`
 //! under the time of its next try; 1 is one that is tried no more. The serial tells one setting of
-//! an alarm from the next one. Whoever writes these records gives them all to one turn, so that an
-//! alarm and its time are there together or not at all.
+//! an alarm from the next one. All of these records are written by one turn, so that an alarm and
+//! its time are there together or not at all.
 //!
 //! It asks no clock, and never touches the storage itself.
 

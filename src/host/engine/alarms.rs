@@ -17,6 +17,8 @@ use crate::error::Result;
 use crate::host::base::alarm::{self, AlarmRecord, BY_NAME, COUNT};
 use crate::host::state::alarms::Firing;
 use crate::host::state::instance::Instance;
+use crate::host::state::vat::Vat;
+use crate::id::ObjectId;
 use crate::storage::{PageSize, Range, Space};
 
 /// Sets an alarm in the present turn, in the place of the one with that name.
@@ -65,12 +67,19 @@ pub(in crate::host) fn get(instance: &Instance, name: &str) -> Result<Option<Ala
 /// # Errors
 /// `damaged:`, or that the storage can't be read.
 pub(in crate::host) fn list(instance: &Instance) -> Result<Vec<AlarmRecord>> {
-    const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
     instance.check_alive()?;
+    stored(&instance.vat, instance.spec.id)
+}
+
+/// The same of any object.
+///
+/// # Errors
+/// As for [`list`].
+pub(in crate::host) fn stored(vat: &Vat, object: ObjectId) -> Result<Vec<AlarmRecord>> {
+    const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
     let (mut range, mut alarms) = (Range::all().within(&[BY_NAME]), Vec::new());
     loop {
-        let store = instance.vat.turns.store();
-        let page = store.records(instance.spec.id, Space::Alarms, &range, SOME)?;
+        let page = vat.turns.store().records(object, Space::Alarms, &range, SOME)?;
         let mut last = None;
         for (key, record) in (0..).map_while(|at| page.get(at)) {
             alarms.push(AlarmRecord::decode(key, record)?);
@@ -150,7 +159,7 @@ fn settle(instance: &Instance, firing: &Firing, error: Option<&Error>) -> Result
                 let failed = record.clone().failed(now, &error.extra);
                 put(instance, (Some(&record), Some(&failed)))?;
                 if failed.alarm.is_dead() {
-                    instance.vat.metrics.alarms_dead_total.add(1);
+                    died(&instance.vat);
                 }
             }
         }
@@ -160,4 +169,12 @@ fn settle(instance: &Instance, firing: &Firing, error: Option<&Error>) -> Result
     }
     firing.is_settled.set(true);
     Ok(())
+}
+
+/// An alarm isn't tried any more.
+pub(in crate::host) fn died(vat: &Vat) {
+    vat.metrics.alarms_dead_total.add(1);
+    tracing::warn!(
+        "an alarm failed too often and is dead: `capstead alarms` shows those of an object"
+    );
 }

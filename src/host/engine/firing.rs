@@ -1,8 +1,8 @@
 //! The firing of alarms: one task of each vat reads which are due, and makes a call of each.
 //!
 //! The call waits its turn like every other one: it wakes the object, and an exclusive object runs
-//! it after those before it. What becomes of the alarm is written by the turn that ends the class's
-//! method. If there was no such turn, since the object panicked, was aborted or didn't wake, the
+//! it after those before it. The turn that ends the class's method also ends the alarm, or writes
+//! when it is tried again. If there was no such turn, since the object panicked, was aborted or didn't wake, the
 //! host writes it in a turn of its own.
 //!
 //! Invariants:
@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::error::{Result, failed};
 use crate::host::base::alarm::{self, ALARM, AlarmRecord};
 use crate::host::base::header::Header;
+use crate::host::engine::alarms;
 use crate::host::state::alarms::Firing;
 use crate::host::state::facet::Facet;
 use crate::host::state::slot::ObjectSpec;
@@ -145,7 +146,7 @@ fn end_unsettled(vat: &Rc<Vat>, firing: &Firing, error: &capnp::Error) {
         };
         write(vat, firing.object, (&record, &after))?;
         if after.alarm.is_dead() {
-            vat.metrics.alarms_dead_total.add(1);
+            alarms::died(vat);
         }
         Ok(())
     });

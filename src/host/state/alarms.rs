@@ -31,7 +31,7 @@ pub(in crate::host) struct Firing {
 }
 
 /// See the head of the file.
-pub(in crate::host) struct Alarms {
+pub(in crate::host) struct AlarmClock {
     firing: RefCell<HashMap<ObjectId, Vec<Rc<Firing>>>>,
     under_way: Cell<usize>,
     /// Due ones that were read and not fired yet.
@@ -43,7 +43,7 @@ pub(in crate::host) struct Alarms {
     serial: Cell<u64>,
 }
 
-impl Alarms {
+impl AlarmClock {
     pub(in crate::host) fn new() -> Self {
         // Random, so that no two settings have the same serial, those of other processes included.
         let first_serial = RandomState::new().hash_one(0);
@@ -134,7 +134,7 @@ impl Alarms {
     }
 }
 
-impl Drop for Alarms {
+impl Drop for AlarmClock {
     /// Lets the task that fires alarms end.
     fn drop(&mut self) {
         self.changed.notify_one();

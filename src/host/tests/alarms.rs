@@ -13,6 +13,7 @@ use super::storage::text;
 use super::trial::{World, run};
 use crate::error::failed;
 use crate::host::base::header::Header;
+use crate::host::engine::alarms;
 use crate::host::engine::run::{self as turns, TurnCause};
 use crate::host::{Context, Object, Vat};
 use crate::id::ObjectId;
@@ -186,7 +187,7 @@ fn an_alarm_is_removed_by_the_turn_that_ends_it() {
         assert_eq!(removed.len(), 1);
         assert_eq!(keys(removed[0], Space::Data), [(b"done".to_vec(), false)]);
         assert!(keys(removed[0], Space::Alarms).iter().all(|(_, gone)| *gone));
-        // What is on the disk fires nothing after a restart.
+        // Nothing on the disk fires after a restart.
         drop(world.vat.close());
         let again = world.restart_with_quotas(u64::MAX, None);
         again.vat.fire_alarms();
@@ -221,7 +222,7 @@ fn an_alarm_that_is_set_within_itself_is_kept() {
     });
 }
 
-/// Whatever it set before it failed stands, and is no retry.
+/// Its own setting from before it failed stands, and is no retry.
 #[test]
 fn an_alarm_that_is_set_or_cancelled_before_it_fails_is_not_retried() {
     run(async {
@@ -412,7 +413,7 @@ fn an_alarm_that_can_not_begin_waits_without_a_failure() {
             clock(&world, hours * HOUR);
             quiet(&world).await;
         }
-        let waiting = get(&world, "x", "tea").unwrap();
+        let waiting = alarms::stored(&world.vat, id).unwrap().remove(0).alarm;
         assert_eq!((waiting.failed, rung().len()), (0, 0));
         assert!(waiting.next_ms.is_some_and(|next| next > 39 * HOUR), "{waiting:?}");
         put(&header);

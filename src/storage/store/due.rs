@@ -3,7 +3,7 @@
 //! Each is a record of [`Space::Due`] that its object writes in the turn that sets the alarm. Its
 //! key is the time (6 bytes, big-endian, milliseconds since 1970) ‖ a hash of object and name (8),
 //! and its value is the object's id (16) ‖ the alarm's name. So any number of alarms costs no
-//! memory: whoever fires them reads the first few.
+//! memory: to fire them takes a read of the first few.
 //!
 //! It knows neither what an alarm does nor what time it is.
 

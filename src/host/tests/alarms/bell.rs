@@ -55,7 +55,7 @@ impl trial::Server for Bell {
     }
 }
 
-/// What alarms of this test's thread do from now on.
+/// Alarms of this test's thread do this from now on.
 pub(super) fn act(act: impl Fn(&Context, &Alarm) -> Result<()> + 'static) {
     ACT.set(Some(Rc::new(act)));
 }

@@ -100,7 +100,7 @@ fn alarms_that_were_due_while_nothing_ran_fire_at_start_the_earliest_first() {
         until(|| rung().len() == 3).await;
         quiet(&world).await;
         assert_eq!(rung(), ["y/a", "x/b", "x/c"]);
-        // What fired is gone, and what waits is there, after another one.
+        // Those that fired are gone, and those that wait are there, after another one.
         let world = restart(world, 0).await;
         quiet(&world).await;
         assert_eq!(rung().len(), 3);
@@ -158,7 +158,8 @@ fn alarms_that_are_due_together_are_fired_a_few_at_a_time() {
             until(|| rung().len() > ALARMS_AT_ONCE + ended).await;
         }
         let rung_so_far = rung();
-        let numbers = rung_so_far.iter().map(|name| name.split_once('/').unwrap().1.parse::<usize>());
+        let numbers =
+            rung_so_far.iter().map(|name| name.split_once('/').unwrap().1.parse::<usize>());
         let numbers: Vec<_> = numbers.map(Result::unwrap).collect();
         assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>(), "the earliest come first");
         let_go(all);
