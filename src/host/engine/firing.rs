@@ -2,8 +2,8 @@
 //!
 //! The call waits its turn like every other one: it wakes the object, and an exclusive object runs
 //! it after those before it. The turn that ends the class's method also ends the alarm, or writes
-//! when it is tried again. If there was no such turn, since the object panicked, was aborted or didn't wake, the
-//! host writes it in a turn of its own.
+//! when it is tried again. If there was no such turn, since the object panicked, was aborted or
+//! didn't wake, the host writes that in a turn of its own.
 //!
 //! Invariants:
 //! - The clock alone says what is due, and is asked again at least twice a second while anything
