@@ -161,6 +161,29 @@ interface HostAdmin {
   # The methods that the grants of an object, or of a namespace, may speak of: those of the object's
   # class, or of the objects of the namespace; those of namespaces; and those that everything
   # answers. Those of a class are left out if this program doesn't have it.
+
+  alarms @10 (target :Data) -> (alarms :List(Alarm));
+  # The alarms of an object, in the order of their names; an object has few enough for one answer.
+}
+
+struct Alarm {
+  # An alarm of an object. Times are in milliseconds since the start of 1970 in UTC.
+
+  name @0 :Text;
+  setFor @1 :UInt64;
+  # The time for which the object set it.
+
+  next @2 :UInt64;
+  # The time of the next try; 0 if it is dead.
+
+  failed @3 :UInt8;
+  # The tries that failed since it was set.
+
+  isDead @4 :Bool;
+  # It failed too often, and isn't tried again unless the object sets it again.
+
+  error @5 :Text;
+  # That of the last try, cut short; empty if none has failed.
 }
 
 struct MethodName {

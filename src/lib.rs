@@ -129,6 +129,7 @@
 
 /// The pages whose Rust code is compiled as doc tests, as the examples above are.
 #[cfg(doctest)]
+#[doc = include_str!("../docs/alarms.md")]
 #[doc = include_str!("../docs/from-durable-objects.md")]
 #[doc = include_str!("../docs/classes.md")]
 #[doc = include_str!("../docs/clients.md")]
@@ -175,7 +176,8 @@ pub use cli::main;
 pub use error::{Reason, Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use gateway::HttpLimits;
 pub use host::{
-    Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct,
+    Alarm, Alarms, Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored,
+    Struct,
 };
 pub use outbound::{Outbound, OutboundLimits};
 pub use server::{Running, Server, ServerError, TurnLimits};

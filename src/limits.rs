@@ -45,6 +45,34 @@ pub(crate) const SHARES_OF_QUOTA: u64 = 4;
 /// within which a client that lost a reply will have come back.
 pub(crate) const REQUEST_RETENTION_SECS: u64 = 24 * 60 * 60;
 
+/// Alarms of one object. Cancelling all of them is the work of one turn.
+pub(crate) const ALARMS_MAX: u32 = 1_000;
+
+/// Longest name of an alarm, in bytes.
+pub(crate) const ALARM_NAME_BYTES_MAX: usize = 256;
+
+/// Bytes of an alarm's last error that are kept.
+pub(crate) const ALARM_ERROR_BYTES_MAX: usize = 256;
+
+/// The time after which an alarm is tried again that failed for the first time, in milliseconds; it
+/// doubles with each failure.
+pub(crate) const ALARM_RETRY_MS: u64 = 2_000;
+
+/// Tries of an alarm before it is dead: they take 17 minutes, in which most troubles are mended.
+pub(crate) const ALARM_TRIES_MAX: u8 = 10;
+
+/// Alarms of one host that are fired at once, apart from slow ones.
+pub(crate) const ALARMS_AT_ONCE: usize = 64;
+
+/// The time after which an alarm that is still handled is slow, and holds up no other one.
+pub(crate) const ALARM_SLOW: Duration = Duration::from_secs(10);
+
+/// The time between two looks at the clock, which may have been set, while an alarm is due later.
+pub(crate) const ALARM_LOOK: Duration = Duration::from_millis(500);
+
+/// Alarms that are read at once: those that are due wait in the storage, not in memory.
+pub(crate) const ALARMS_READ: usize = 256;
+
 /// Turns that may wait for the disk before no new call starts.
 pub(crate) const COMMIT_QUEUE_TURNS: u64 = 4096;
 

@@ -76,6 +76,14 @@ metrics! {
     counter deadlocks_refused_total;
     /// Calls that waited too long for an exclusive object, and objects that took too long to wake.
     counter waits_given_up_total;
+    /// Alarms whose method was begun.
+    counter alarms_fired_total;
+    /// Those whose method failed or was cut short.
+    counter alarms_failed_total;
+    /// Alarms that failed so often that they aren't tried again.
+    counter alarms_dead_total;
+    /// Milliseconds that alarms were begun after their time, all together.
+    counter alarms_late_milliseconds_total;
     /// Turns that took longer than the first of their limits.
     counter turns_slow_total;
     /// Hosts that are held up by a turn, cut off from the others, or shutting down.

@@ -1,5 +1,6 @@
 //! The command line: one file for each verb.
 
+mod alarms;
 mod backup;
 mod bench;
 mod compact;
@@ -85,6 +86,9 @@ enum Operate {
     /// Make a reference to an object, or to all objects of a class, and print it
     #[command(after_help = grants::AFTER_HELP)]
     Grant(grants::Make),
+    /// Show the alarms of an object, those that failed too often included
+    #[command(after_help = alarms::AFTER_HELP)]
+    Alarms(alarms::Options),
     /// Show which calls of an object have a request id, or forget their ids
     #[command(after_help = requests::AFTER_HELP)]
     Requests(requests::Options),
@@ -109,6 +113,7 @@ impl Operate {
             Self::Compact(options) => compact::run(options),
             Self::Grants(options) => grants::show(options, classes),
             Self::Grant(options) => grants::make(options, classes),
+            Self::Alarms(options) => alarms::run(options, classes),
             Self::Requests(options) => requests::run(options, classes),
             Self::Revoke(options) => grants::revoke(options),
         }

@@ -18,6 +18,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use api::alarms::Alarms;
 pub use api::context::Context;
 pub use api::list::{Entries, List};
 pub use api::namespace::Namespace;
@@ -28,6 +29,7 @@ pub use api::stored::{Storable, Stored, Struct};
 pub use authority::calls::Granted;
 pub(crate) use authority::nameable::parse_number;
 pub(crate) use base::activity::{Activity, Turn, present_turn, rests};
+pub use base::alarm::Alarm;
 pub(crate) use cluster::agent::Agent;
 pub(crate) use cluster::membership::ListenerHint;
 pub(crate) use cluster::services::pass_on_replies;

@@ -3,9 +3,12 @@
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::error::{Result, StorageError};
 
+/// The length of all keys in [`Space::Due`].
+pub(crate) const DUE_KEY_BYTES: usize = 14;
+
 /// The parts of an object's storage. Their keys are separate.
 ///
-/// The numbers are part of the format; 3 is reserved for alarms.
+/// The numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Space {
     /// The identity of the object: its class and name. Its key may be empty.
@@ -14,6 +17,8 @@ pub(crate) enum Space {
     Data = 1,
     /// The grants that make references to the object valid.
     Grants = 2,
+    /// The alarms that the class set, by their names.
+    Alarms = 3,
     /// The objects that the values of `Data` refer to, under the same keys.
     Edges = 4,
     /// The ids of calls that are applied at most once, with their replies.
@@ -24,20 +29,25 @@ pub(crate) enum Space {
     Shares = 7,
     /// The WebSockets that survive the process, with the messages that wait for their clients.
     Sockets = 8,
+    /// The times at which alarms are due, which are in one order for all objects of the host. The
+    /// keys say the object, too, and have one length.
+    Due = 9,
 }
 
 impl Space {
     /// The space with this number, if there is one.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Space; 8] = [
+        const ALL: [Space; 10] = [
             Space::Header,
             Space::Data,
             Space::Grants,
+            Space::Alarms,
             Space::Edges,
             Space::Requests,
             Space::Usage,
             Space::Shares,
             Space::Sockets,
+            Space::Due,
         ];
         ALL.into_iter().find(|space| *space as u8 == byte)
     }
@@ -53,13 +63,17 @@ impl Space {
         matches!(self, Self::Grants | Self::Requests)
     }
 
-    /// Refuses keys that are too long, and empty keys in spaces with several keys.
+    /// Refuses keys that are too long or too short: an empty one is for a space with one key.
     pub(crate) fn check_key(self, key: &[u8]) -> Result<()> {
-        let least = usize::from(!matches!(self, Self::Header | Self::Usage));
-        if (least..=KEY_BYTES_MAX).contains(&key.len()) {
+        let (least, max) = match self {
+            Self::Header | Self::Usage => (0, KEY_BYTES_MAX),
+            Self::Due => (DUE_KEY_BYTES, DUE_KEY_BYTES),
+            _ => (1, KEY_BYTES_MAX),
+        };
+        if (least..=max).contains(&key.len()) {
             return Ok(());
         }
-        Err(StorageError::KeyLength { length: key.len(), max: KEY_BYTES_MAX })
+        Err(StorageError::KeyLength { length: key.len(), max })
     }
 }
 

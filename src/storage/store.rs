@@ -11,6 +11,7 @@
 pub(crate) mod account;
 mod admin;
 mod closed;
+pub(crate) mod due;
 mod edges;
 mod gap;
 pub(crate) mod identity;

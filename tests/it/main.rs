@@ -3,6 +3,7 @@
 //! They are one program, because each further program would link the server again.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alarms;
 mod ambient;
 mod archive;
 mod bearer;

@@ -1,10 +1,11 @@
 //! A number that survives everything, and a page that shows it live.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use capstead::http::{self, Answer, Body, Message, Request, Socket, SocketHandler, Sockets};
 use capstead::http::{StaticFile, StatusCode, http_service};
-use capstead::{Context, Object, Result, Stored, conflict, failed};
+use capstead::{Alarm, Alarms, Context, Object, Result, Stored, conflict, failed};
 
 use crate::counter_capnp::counter;
 
@@ -20,6 +21,7 @@ pub struct Counter {
     value: Stored<i64>,
     /// The windows that show it.
     windows: Sockets,
+    alarms: Alarms,
 }
 
 impl Object for Counter {
@@ -27,7 +29,12 @@ impl Object for Counter {
     type Client = counter::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
-        Ok(Counter { value: ctx.stored("value")?, windows: ctx.sockets() })
+        Ok(Counter { value: ctx.stored("value")?, windows: ctx.sockets(), alarms: ctx.alarms() })
+    }
+
+    /// There is one alarm, `reset`. It may come twice, which makes no difference.
+    async fn alarm(self: Rc<Self>, _: Alarm) -> Result<()> {
+        self.set(0).map(drop)
     }
 }
 
@@ -53,6 +60,16 @@ impl Counter {
         Ok(value)
     }
 
+    /// Has the counter begin anew after so many seconds, whether it is awake then or not.
+    fn reset_later(&self, request: &Request<Body>) -> Answer {
+        let after = http::query(request, "after").unwrap_or_default().parse();
+        let after = after.map_err(|_| {
+            http::refuse(StatusCode::BAD_REQUEST, "after must be a number of seconds")
+        })?;
+        self.alarms.set_after("reset", Duration::from_secs(after))?;
+        Ok(http::text(StatusCode::OK, self.value.get()))
+    }
+
     fn http(self: &Rc<Self>, request: &Request<Body>) -> Answer {
         let by = http::query(request, "by").unwrap_or_else(|| "1".into()).parse();
         let by: i64 =
@@ -63,7 +80,8 @@ impl Counter {
             ("GET", "/live") => return self.windows.accept(self, request)?.answer(),
             ("POST", "/increment") => self.add(by)?,
             ("POST", "/decrement") => self.subtract(by)?,
-            (_, "/" | "/increment" | "/decrement") => {
+            ("POST", "/reset") => return self.reset_later(request),
+            (_, "/" | "/increment" | "/decrement" | "/reset") => {
                 let reason = "use GET to read, POST to change";
                 let allowed = if request.uri().path() == "/" { "GET, HEAD" } else { "POST" };
                 return Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, reason).allow(allowed));

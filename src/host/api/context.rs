@@ -9,6 +9,7 @@ use capnp::capability::{FromClientHook, FromServer};
 use capstead_client::Terms;
 use capstead_client::sturdyref::GrantId;
 
+use super::alarms::Alarms;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::Result;
@@ -63,6 +64,11 @@ impl Context {
     /// The object's private, ordered, transactional storage.
     pub fn storage(&self) -> Storage {
         Storage::new(self.0.clone())
+    }
+
+    /// The object's durable timers.
+    pub fn alarms(&self) -> Alarms {
+        Alarms::new(self.0.clone())
     }
 
     /// The value under `key` in the storage, kept in memory too; the default if there is none.

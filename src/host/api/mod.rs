@@ -1,5 +1,6 @@
 //! The interface that a class sees.
 
+pub(in crate::host) mod alarms;
 pub(in crate::host) mod context;
 pub(in crate::host) mod links;
 pub(in crate::host) mod list;

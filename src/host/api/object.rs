@@ -1,14 +1,16 @@
 //! The trait by which an author's code becomes a class.
 
+use std::any::Any;
 use std::future::Future;
 use std::rc::Rc;
 
-use capnp::capability::FromServer;
+use capnp::capability::{FromServer, Promise};
 use capstead_client::Interface;
 
 use super::context::Context;
-use crate::error::Result;
+use crate::error::{Result, failed};
 use crate::host::authority::calls;
+use crate::host::base::alarm::Alarm;
 use crate::host::state::class::{Class, Waking};
 use crate::host::state::instance::Instance;
 use crate::membrane::dispatch;
@@ -80,14 +82,39 @@ pub trait Object: Sized + 'static {
     /// When it fails, every call that waits for the object gets the error, what it wrote stays,
     /// and the next call tries again.
     fn wake(ctx: Context) -> impl Future<Output = Result<Self>>;
+
+    /// Does what an alarm was set for, when its time has come; see [`Alarms`](crate::Alarms).
+    ///
+    /// It is a turn like any other, and wakes a sleeping object. It may be called more than once
+    /// for one alarm, since a crash can come between its work and the end of it: what it does must
+    /// bear that. It may set the same alarm again, to fire again later. By default it fails, so
+    /// that an alarm which nobody expects is noticed.
+    ///
+    /// # Errors
+    /// When it fails, what it wrote stays, and the alarm is tried again after 2 seconds, then after
+    /// twice as long each time, a quarter more or less. After 10 tries it is dead.
+    fn alarm(self: Rc<Self>, alarm: Alarm) -> impl Future<Output = Result<()>> {
+        let name = alarm.name;
+        async move {
+            let class = Self::CLASS;
+            Err(failed(format!("the class {class} has no method `alarm` for the alarm {name}")))
+        }
+    }
 }
 
 /// The class as a host knows it.
 pub(crate) fn class_of<C: Object>() -> Class {
-    let calls = (wake::<C> as fn(_) -> _, calls::dispatch as _);
+    let calls = (wake::<C> as fn(_) -> _, alarm::<C> as _, calls::dispatch as _);
     let schema = (<C::Client as Interface>::ID, <C::Client as Interface>::SCHEMA);
     let class = Class::new(C::CLASS, <C::Client as Interface>::METHODS, schema, calls);
     Class { is_exclusive: C::EXCLUSIVE, ..class }
+}
+
+fn alarm<C: Object>(object: Rc<dyn Any>, alarm: Alarm) -> Promise<(), capnp::Error> {
+    match object.downcast::<C>() {
+        Ok(object) => Promise::from_future(object.alarm(alarm)),
+        Err(_) => Promise::err(failed("the alarm is another class's")),
+    }
 }
 
 fn wake<C: Object>(instance: Rc<Instance>) -> Waking {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::list::{Entries, List};
 use super::stored::{Storable, Struct};
 use crate::error::{Reason, Result};
+use crate::host::engine::alarms;
 use crate::host::state::instance::{Confirmation, Instance, Write};
 use crate::storage::Space;
 
@@ -119,12 +120,15 @@ impl Storage {
         self.0.write(key.as_ref(), None, Write::PLAIN)
     }
 
-    /// Removes everything that the class stored, however much it is. The object goes on to exist.
+    /// Removes everything that the class stored, however much it is, and cancels all of the
+    /// object's alarms, dead ones too. The object goes on to exist, and so do references to it.
     ///
     /// # Errors
     /// `outside-turn:`, or that the storage failed: nothing was removed.
     pub fn delete_all(&self) -> Result<()> {
-        self.0.clear()
+        let set = alarms::list(&self.0)?;
+        self.0.clear()?;
+        set.iter().try_for_each(|alarm| alarms::remove(&self.0, alarm))
     }
 
     /// Keys and their values in the order of the keys; see [`List`].

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use capstead_client::sturdyref::Method;
 
+use super::alarm::ALARM;
 use crate::id::ObjectId;
 
 thread_local! {
@@ -64,6 +65,7 @@ impl Turn {
     pub(crate) fn method_name(&self) -> String {
         match self.method {
             None => "wake".to_owned(),
+            Some(ALARM) => "alarm".to_owned(),
             Some(Method { interface, ordinal }) => format!("@{interface:#x}.@{ordinal}"),
         }
     }

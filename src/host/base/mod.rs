@@ -3,6 +3,7 @@
 //! vat.
 
 pub(in crate::host) mod activity;
+pub(in crate::host) mod alarm;
 pub(in crate::host) mod caveats;
 pub(in crate::host) mod fault;
 pub(in crate::host) mod header;

@@ -4,12 +4,14 @@
 //! above give it that.
 
 mod accept;
+pub(in crate::host) mod alarms;
 mod answer;
 mod begin;
 pub(in crate::host) mod citing;
 pub(in crate::host) mod cut;
 pub(in crate::host) mod ending;
 mod expiry;
+pub(in crate::host) mod firing;
 pub(in crate::host) mod gated;
 pub(in crate::host) mod once;
 pub(in crate::host) mod opening;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::begin::begin;
-use super::{ending, rest};
+use super::{ending, firing, rest};
 use crate::clock::Clock;
 use crate::host::base::retention::Retention;
 use crate::host::state::awake::AwakeLimits;
@@ -74,6 +74,12 @@ impl Vat {
     /// Lets objects fall asleep that had no call for `warm`, or up to a quarter longer.
     pub(crate) fn rest_after(self: &Rc<Self>, warm: Duration) {
         rest::rest_after(self, warm);
+    }
+
+    /// Fires alarms from now on. Those that were due before fire first, the earliest of them before
+    /// the others.
+    pub(crate) fn fire_alarms(self: &Rc<Self>) {
+        firing::fire(self);
     }
 
     /// Ends every instance, commits what was submitted, and closes the storage.

@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker};
 use capnp::capability::{self, Params, Promise};
 use capstead_client::sturdyref::Method;
 
+use super::alarms;
 use super::answer::answer;
 use super::cut;
 use super::ending;
@@ -81,6 +82,7 @@ pub(in crate::host) fn first_poll(
             Behind::Object => server.dispatch(method, params, results),
             Behind::Made(made) => made.call(method, params, results),
             Behind::Socket(way) => sockets::call(way, instance, server.object(), method, &params),
+            Behind::Alarm(firing) => alarms::call(firing, instance, server.object()),
         };
         let mut handler = match claim {
             None => start(),

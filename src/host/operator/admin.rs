@@ -19,9 +19,11 @@ use crate::host::authority::giving::{self, Grantor};
 use crate::host::authority::nameable::{self, Words};
 use crate::host::authority::records::{self, target, target_id};
 use crate::host::authority::sweep::without_dead;
+use crate::host::base::alarm::AlarmRecord;
 use crate::host::base::header::Header;
 use crate::host::base::request_record::RequestId;
 use crate::host::base::right::Right;
+use crate::host::engine::alarms;
 use crate::host::engine::once::{self, IdSelection, Stage};
 use crate::host::state::vat::Vat;
 use crate::id::ObjectId;
@@ -273,6 +275,27 @@ impl host_admin::Server for HostAdmin {
             for (at, grant) in (0..).zip(known.lineage) {
                 grants.set(at, grant.as_bytes());
             }
+        }
+        Ok(())
+    }
+
+    async fn alarms(
+        self: Rc<Self>,
+        params: host_admin::AlarmsParams,
+        mut results: host_admin::AlarmsResults,
+    ) -> Result<()> {
+        let target = target(params.get()?.get_target()?)?;
+        let alarms = alarms::stored(&self.vat, target)?;
+        self.vat.turns.durable_of(target).await.map_err(|error| storage_failed(&error))?;
+        let mut list = results.get().init_alarms(alarms.len() as u32);
+        for (at, AlarmRecord { alarm, .. }) in (0..).zip(alarms) {
+            let mut to = list.reborrow().get(at);
+            to.set_name(&alarm.name);
+            to.set_set_for(alarm.set_for_ms);
+            to.set_next(alarm.next_ms.unwrap_or_default());
+            to.set_failed(alarm.failed);
+            to.set_is_dead(alarm.is_dead());
+            to.set_error(&alarm.error);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! **Invariants:** an instance never sees what an import wrote around it: it ends in the same
 //! breath in which the first batch is submitted. After an error the import takes nothing more.
 
+mod alarms;
 mod grants;
 
 use std::cell::RefCell;
@@ -188,7 +189,7 @@ impl Writer {
             match record.space {
                 Space::Header if object.header.as_deref() == Some(record.value) => {}
                 Space::Header => return Err(failed("an object's header comes first")),
-                Space::Edges | Space::Usage | Space::Shares => {
+                Space::Edges | Space::Usage | Space::Shares | Space::Due => {
                     return Err(failed("what follows from an object's values is not imported"));
                 }
                 Space::Sockets => return Err(failed("sockets are not imported")),
@@ -198,6 +199,10 @@ impl Writer {
                     if grants.take(vat, (record.key, record.value), counts).await? {
                         record.encode(&mut object.records);
                     }
+                }
+                Space::Alarms => {
+                    alarms::check(record.key, record.value)?;
+                    record.encode(&mut object.records);
                 }
                 Space::Data | Space::Requests => record.encode(&mut object.records),
             }
@@ -381,12 +386,16 @@ impl Incoming {
             store.clear_records(self.id, Space::Requests)?;
             store.clear_records(self.id, Space::Shares)?;
             store.clear_records(self.id, Space::Sockets)?;
+            alarms::clear(store, self.id)?;
         }
         for Record { space, key, value } in Records::encoded(&self.records) {
             if space == Space::Data {
                 store.put(account, key, value, Before::Known(None))?;
             } else {
                 store.put_record(self.id, space, key, value)?;
+            }
+            if space == Space::Alarms {
+                alarms::put_time(store, self.id, key, value)?;
             }
         }
         let Some(header) = &self.header else { return Ok(()) };

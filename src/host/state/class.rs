@@ -16,6 +16,7 @@ use capstead_client::sturdyref::Method;
 use super::facet::Facet;
 use super::instance::Instance;
 use crate::error::Result;
+use crate::host::base::alarm::Alarm;
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::membrane::Dispatch;
 
@@ -24,6 +25,9 @@ pub(in crate::host) type Waking = Pin<Box<dyn Future<Output = Result<Rc<dyn Disp
 
 /// Wakes the object of an instance.
 pub(in crate::host) type Wake = fn(Rc<Instance>) -> Waking;
+
+/// Begins the class's method for an alarm, on the value of an instance.
+pub(in crate::host) type FireAlarm = fn(Rc<dyn Any>, Alarm) -> Promise<(), capnp::Error>;
 
 /// Answers the calls of the interfaces `Facet` and `Persistent` that are turns of the object.
 pub(in crate::host) type GrantCalls = fn(
@@ -40,6 +44,7 @@ pub(in crate::host) type GrantCalls = fn(
 pub(crate) struct Class {
     pub(crate) name: &'static str,
     pub(in crate::host) wake: Wake,
+    pub(in crate::host) alarm: FireAlarm,
     pub(in crate::host) grant_calls: GrantCalls,
     pub(crate) is_exclusive: bool,
     /// The methods of its objects; empty if they aren't known.
@@ -74,11 +79,12 @@ impl Class {
         name: &'static str,
         methods: &'static [(u64, u16, &'static str)],
         schema: (u64, &'static [u8]),
-        (wake, grant_calls): (Wake, GrantCalls),
+        (wake, alarm, grant_calls): (Wake, FireAlarm, GrantCalls),
     ) -> Self {
         Self {
             name,
             wake,
+            alarm,
             grant_calls,
             is_exclusive: false,
             methods,

@@ -2,7 +2,8 @@
 //!
 //! A facet is bound to a slot and not to an instance, and to the right by which it is held.
 //!
-//! **Invariant:** a facet of an ended instance is broken, unless it is the way in to a WebSocket.
+//! **Invariant:** a facet of an ended instance is broken, unless it is the way in to a WebSocket or
+//! of an alarm.
 //! Every facet whose grant was cut is broken.
 
 use std::cell::Cell;
@@ -13,6 +14,7 @@ use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::Method;
 
+use super::alarms::Firing;
 use super::instance::Instance;
 use super::keeping::{self, KeptAwake};
 use super::slot::Slot;
@@ -43,6 +45,8 @@ pub(in crate::host) enum Behind {
     Made(Rc<Made>),
     /// A WebSocket of the object, which is no instance's.
     Socket(Rc<SocketWay>),
+    /// An alarm of the object that is being fired; the host alone holds this.
+    Alarm(Rc<Firing>),
 }
 
 /// The extras that travel with calls.
@@ -123,6 +127,15 @@ impl Facet {
     pub(in crate::host) fn socket(way: SocketWay, right: Right) -> Box<dyn ClientHook> {
         let (vat, slot) = (way.vat().clone(), way.slot().clone());
         Self::wrap(&vat, slot, right, Behind::Socket(Rc::new(way)))
+    }
+
+    /// The way by which the host fires an alarm.
+    pub(in crate::host) fn alarm(
+        vat: &Rc<Vat>,
+        slot: Rc<Slot>,
+        firing: Rc<Firing>,
+    ) -> Box<dyn ClientHook> {
+        Self::wrap(vat, slot, Right::default(), Behind::Alarm(firing))
     }
 
     /// The same right, by a way that only calls have: it is no capability, and nobody holds it.
@@ -224,7 +237,7 @@ impl Facet {
         let made = match &self.behind {
             Behind::Object => None,
             Behind::Made(made) => made.instance.broken(),
-            Behind::Socket(_) => return None,
+            Behind::Socket(_) | Behind::Alarm(_) => return None,
         };
         let is_of_another = self.generation != self.slot.generation();
         made.or_else(|| is_of_another.then(|| self.slot.why_ended(self.generation)))

@@ -4,6 +4,7 @@
 //! It keeps these and their order, and begins nothing: the floor `engine` runs the calls, wakes the
 //! objects and ends them.
 
+pub(in crate::host) mod alarms;
 pub(in crate::host) mod awake;
 pub(in crate::host) mod class;
 pub(in crate::host) mod cluster;

@@ -177,6 +177,10 @@ impl Scheduler {
         self.is_closing.set(true);
     }
 
+    pub(in crate::host) fn is_closing(&self) -> bool {
+        self.is_closing.get()
+    }
+
     /// Resolves when no call is under way. The vat must be closing.
     pub(in crate::host) async fn all_ended(&self) {
         loop {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use capnp::private::capability::ClientHook;
 use tokio::sync::Notify;
 
+use super::alarms::AlarmClock;
 use super::awake::AwakeLimits;
 use super::class::Class;
 use super::cluster::Cluster;
@@ -57,6 +58,7 @@ pub(crate) struct Vat {
     /// The grants by which somebody holds something of this vat.
     pub(in crate::host) live_grants: Rc<LiveGrants>,
     pub(in crate::host) cut_walks: CutWalks,
+    pub(in crate::host) alarms: AlarmClock,
     pub(in crate::host) reference_cipher: Rc<ReferenceCipher>,
     agent: OnceCell<Weak<dyn Cluster>>,
     pub(in crate::host) fault: Rc<Fault>,
@@ -95,6 +97,7 @@ impl Vat {
             retention,
             live_grants: Rc::default(),
             cut_walks: CutWalks::default(),
+            alarms: AlarmClock::new(),
             reference_cipher,
             agent: OnceCell::new(),
             fault: Rc::default(),

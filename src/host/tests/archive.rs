@@ -31,7 +31,7 @@ pub(super) fn world(data: &Path) -> World {
     let vat = Vat::open(VatOptions {
         name: "test".to_owned(),
         data: data.to_owned(),
-        classes: vec![class_of::<super::trial::Trial>()],
+        classes: vec![class_of::<super::trial::Trial>(), class_of::<super::alarms::Bell>()],
         metrics: Arc::clone(&metrics),
         log: LogOptions::default(),
         retention: MINUTE,

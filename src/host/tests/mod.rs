@@ -1,5 +1,6 @@
 //! The promises of a host about order, the gate and the end of instances.
 
+mod alarms;
 mod archive;
 mod archive_grants;
 mod awake;

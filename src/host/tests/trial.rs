@@ -11,6 +11,7 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limits};
 use tokio::sync::Notify;
 
+use super::alarms::Bell;
 use super::once::Steps;
 use super::programs::Actor;
 
@@ -405,7 +406,8 @@ impl World {
         let mut actor = class_of::<Actor>();
         (actor.name, actor.is_exclusive) = (EXCLUSIVE_ACTOR, true);
         let actors = [class_of::<Actor>(), actor];
-        let classes = [class, exclusive, class_of::<Steps>()].into_iter().chain(actors).collect();
+        let others = [class_of::<Steps>(), class_of::<Bell>()];
+        let classes = [class, exclusive].into_iter().chain(others).chain(actors).collect();
         // Most tests don't watch the clock, and forget by what it shows.
         let clock = Clock::test(now.clone());
         let retention = Retention::watching(clock, RETENTION, watch);

@@ -33,10 +33,10 @@ pub(crate) struct Pick {
     pub(crate) spaces: &'static [Space],
 }
 
-/// All that an import takes: `Edges`, `Usage` and `Shares` follow from these, and `Sockets` belong
-/// to clients of the server alone.
+/// All that an import takes: `Edges`, `Usage`, `Shares` and `Due` follow from these, and `Sockets`
+/// belong to clients of the server alone.
 pub(crate) const EVERYTHING: &[Space] =
-    &[Space::Header, Space::Data, Space::Grants, Space::Requests];
+    &[Space::Header, Space::Data, Space::Grants, Space::Alarms, Space::Requests];
 /// The spaces that say who can reach an object.
 pub(crate) const GRANTS: &[Space] = &[Space::Header, Space::Grants];
 

@@ -111,8 +111,10 @@ impl Order {
     fn follow_record(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
         let behind =
             |(space, key): &(Space, Vec<u8>)| (*space, key.as_slice()) < (record.space, record.key);
-        let is_left_out =
-            matches!(record.space, Space::Edges | Space::Usage | Space::Shares | Space::Sockets);
+        let is_left_out = matches!(
+            record.space,
+            Space::Edges | Space::Usage | Space::Shares | Space::Sockets | Space::Due
+        );
         if is_left_out || !self.last.as_ref().is_none_or(behind) {
             return Err(UNSORTED);
         }

@@ -9,9 +9,9 @@ use std::ops::{Bound, ControlFlow};
 use crate::id::ObjectId;
 use crate::storage::error::Result;
 use crate::storage::lmdb::engine::Snapshot;
-use crate::storage::lmdb::layout::keys::{Level, Step, object_of, object_prefix};
+use crate::storage::lmdb::layout::keys::{DUE_PREFIX, Level, Step, object_of, object_prefix};
 use crate::storage::range::{Direction, Range, Visit, after_prefix};
-use crate::storage::space::Space;
+use crate::storage::space::{DUE_KEY_BYTES, Space};
 
 /// Visits the keys in `range`, until `visit` breaks off.
 pub(crate) fn scan(
@@ -27,6 +27,20 @@ pub(crate) fn scan(
     let bounds = (as_slice(&range.start), as_slice(&range.end));
     let mut scan = Scan { snapshot, direction: range.direction, key: Vec::new(), visit };
     scan.level(&Level::top(object, space), bounds).map(drop)
+}
+
+/// Visits the times at which alarms of any object are due, until `visit` breaks off.
+pub(crate) fn due(snapshot: &Snapshot<'_>, visit: &mut Visit<'_>) -> Result<()> {
+    let until = after_prefix(&DUE_PREFIX);
+    snapshot
+        .walk((&DUE_PREFIX, until.as_deref()), Direction::Up, |engine, record| {
+            // Objects may be there too, by another shard than their home.
+            Ok(match engine.strip_prefix(&DUE_PREFIX) {
+                Some(key) if key.len() == DUE_KEY_BYTES => visit(key, record),
+                _ => ControlFlow::Continue(()),
+            })
+        })
+        .map(drop)
 }
 
 /// The first object after `last` in the order of records, or the first of all.

@@ -111,6 +111,11 @@ impl Reads for Reader {
         self.env.read(|snapshot| scan::scan(snapshot, object, space, range, visit))
     }
 
+    fn due(&self, visit: &mut Visit<'_>) -> Result<()> {
+        self.metrics.storage_reads_total.add(1);
+        self.env.read(|snapshot| scan::due(snapshot, visit))
+    }
+
     fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
         self.env.read(|snapshot| {
             let mut last = None;

@@ -22,6 +22,10 @@ impl Reads for Closed {
         Err(StorageError::Closed)
     }
 
+    fn due(&self, _: &mut Visit<'_>) -> Result<()> {
+        Err(StorageError::Closed)
+    }
+
     fn objects(&self, _: &mut VisitObject<'_>) -> Result<()> {
         Err(StorageError::Closed)
     }

@@ -404,6 +404,20 @@ impl Reads for MemoryLog {
         Ok(())
     }
 
+    fn due(&self, visit: &mut Visit<'_>) -> Result<()> {
+        let due: BTreeMap<_, _> = {
+            let state = self.state();
+            let all = state.records.iter().filter(|((_, space), _)| *space == Space::Due);
+            all.flat_map(|(_, records)| records.clone()).collect()
+        };
+        for (key, record) in due {
+            if visit(&key, &record).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
         let objects: Vec<_> = {
             let state = self.state();

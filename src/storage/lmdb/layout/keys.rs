@@ -15,6 +15,12 @@
 //! that is just its 480 bytes, and before every greater key. A walk through the records in order,
 //! which descends into each link on the way, sees all keys in the order of their bytes.
 //!
+//! The times at which alarms are due are in one order for all objects, and so outside of these:
+//!
+//! > `ffff00` ‖ key (14)
+//!
+//! Such a key is shorter than all keys of objects, by which it is told from them.
+//!
 //! **Invariants:** a link exists if and only if a key continues from it. Nothing here reads or
 //! writes: it only computes the engine's keys.
 
@@ -38,6 +44,9 @@ const REST_BYTES: usize = 460;
 const LINK: u8 = 0;
 /// Added to the number of a space for the records under its nodes.
 const NODES: u8 = 128;
+/// The beginning of the keys of all times at which alarms are due: behind the last shard's meta
+/// record and before its objects, which are no part of an object's records.
+pub(crate) const DUE_PREFIX: [u8; 3] = [0xff, 0xff, 0];
 const NODE_DOMAIN: &[u8] = b"capstead long key v1";
 
 /// A key of the engine. Most are short, and need no allocation.
@@ -123,6 +132,9 @@ impl RecordPath {
     /// Refuses the keys that [`Space::check_key`] refuses.
     pub(crate) fn new(object: ObjectId, space: Space, key: &[u8]) -> Result<Self> {
         space.check_key(key)?;
+        if space == Space::Due {
+            return Ok(Self { links: Vec::new(), record: due_key(key) });
+        }
         let mut links = Vec::new();
         let (mut record, mut below) = Level::top(object, space).split(key);
         while let Some((level, rest)) = below {
@@ -131,6 +143,13 @@ impl RecordPath {
         }
         Ok(Self { links, record })
     }
+}
+
+/// The engine key of a time at which an alarm is due, or of the first part of one.
+pub(crate) fn due_key(key: &[u8]) -> EngineKey {
+    let mut engine = EngineKey::from_slice(&DUE_PREFIX);
+    engine.extend_from_slice(key);
+    engine
 }
 
 /// The beginning of every engine key of an object.
@@ -209,6 +228,23 @@ mod tests {
         assert_eq!(below.step(&long.links[1]), Step::Link(&[9; 460]));
         let last = below.below(&long.links[1]);
         assert_eq!(last.step(&long.record), Step::Record(&[9; 60]));
+    }
+
+    /// A walk over the objects must pass them by.
+    #[test]
+    fn due_times_are_in_the_order_of_their_keys_and_look_like_no_object() {
+        let due = |object, key| {
+            let path = RecordPath::new(ObjectId::from_bytes([object; 16]), Space::Due, key);
+            path.unwrap().record
+        };
+        let (first, second) = (due(9, &[1; 14]), due(7, &[2; 14]));
+        assert!(first < second && object_of(&first).is_none());
+        let last = RecordPath::new(ObjectId::from_bytes([0xff; 16]), Space::Header, b"").unwrap();
+        assert!([0xff, 0xff].as_slice() < first.as_slice() && second < last.record);
+        for length in [0, 13, 15] {
+            let key = vec![1; length];
+            assert!(RecordPath::new(OBJECT, Space::Due, &key).is_err(), "{length}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::storage::log::reads::Reads;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
 use crate::storage::position::{Link, Position};
 use crate::storage::range::{Direction, Range};
-use crate::storage::space::Space;
+use crate::storage::space::{DUE_KEY_BYTES, Space};
 use crate::storage::testing::model::gate::Stage;
 
 pub(super) const ONE: ObjectId = ObjectId::from_bytes([1; 16]);
@@ -314,6 +314,12 @@ pub(super) fn keys_out_of_bounds_are_refused<B: Backend>() {
         assert_eq!(reads.length(ONE, space, &key).is_err_and(is), refused, "{space:?} {length}");
     };
     for space in (0..=u8::MAX).filter_map(Space::from_byte) {
+        if space == Space::Due {
+            check(space, DUE_KEY_BYTES - 1, true);
+            check(space, DUE_KEY_BYTES, false);
+            check(space, DUE_KEY_BYTES + 1, true);
+            continue;
+        }
         check(space, 0, !matches!(space, Space::Header | Space::Usage));
         check(space, KEY_BYTES_MAX, false);
         check(space, KEY_BYTES_MAX + 1, true);

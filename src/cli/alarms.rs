@@ -1,0 +1,74 @@
+//! `capstead alarms`: shows the alarms of an object, those that failed too often included.
+
+use std::fmt::Write;
+
+use clap::Args;
+
+use super::grants::{Object, check_there, parse_object, plural, time, with};
+use super::operator::{self, Data, Failure};
+use crate::host::Class;
+use crate::schema::admin_capnp::{alarm, host_admin};
+use crate::storage::Access;
+
+pub(super) const AFTER_HELP: &str = "\
+An OBJECT is CLASS/NAME, or the 32 digits of an object's id. This works while the server serves or not. A dead \
+alarm failed ten times, and is not tried again until its object sets it again.
+
+  capstead alarms Counter/visits";
+
+/// The object whose alarms are shown.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    data: Data,
+    /// CLASS/NAME, or an object's id
+    #[arg(value_parser = parse_named)]
+    object: Object,
+}
+
+fn parse_named(text: &str) -> Result<Object, String> {
+    let object = parse_object(text)?;
+    if object.is_namespace {
+        return Err("alarms belong to objects: say CLASS/NAME, or an object's id".to_owned());
+    }
+    Ok(object)
+}
+
+/// Returns once they are shown.
+pub(super) fn run(options: &Options, classes: &[Class]) -> u8 {
+    let object = &options.object;
+    let done =
+        with(&options.data, Access::Read, classes, object, async |host| show(&host, object).await);
+    operator::end(done, None)
+}
+
+async fn show(host: &host_admin::Client, object: &Object) -> Result<String, Failure> {
+    let mut request = host.alarms_request();
+    request.get().set_target(object.id.as_bytes());
+    let reply = request.send().promise.await?;
+    let alarms = reply.get()?.get_alarms()?;
+    if alarms.is_empty() {
+        check_there(host, object).await?;
+    }
+    let mut text = format!("{}: {}", object.said, plural(alarms.len().into(), "alarm"));
+    for alarm in alarms {
+        let _ = write!(text, "\n  {}", said(alarm)?);
+    }
+    Ok(text)
+}
+
+fn said(alarm: alarm::Reader<'_>) -> Result<String, Failure> {
+    let name = alarm.get_name()?.to_string().map_err(capnp::Error::from)?;
+    let mut text = format!("{name:?}, set for {}", time(alarm.get_set_for()));
+    let (failed, is_dead) = (alarm.get_failed(), alarm.get_is_dead());
+    if failed > 0 {
+        let error = alarm.get_error()?.to_string().map_err(capnp::Error::from)?;
+        let _ = write!(text, ", failed {}: {error:?}", plural(failed.into(), "time"));
+    }
+    if is_dead {
+        text.push_str("; dead");
+    } else if alarm.get_next() != alarm.get_set_for() {
+        let _ = write!(text, "; next {}", time(alarm.get_next()));
+    }
+    Ok(text)
+}

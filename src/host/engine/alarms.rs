@@ -1,0 +1,180 @@
+//! An object's alarms as its own turns see them: set, read and cancelled, and the call that an
+//! alarm is when it fires.
+//!
+//! Invariants:
+//! - An alarm is there exactly if the turn is that set it.
+//! - The turn that ends the class's method also writes what becomes of the alarm, unless it was set
+//!   again or cancelled meanwhile: then the method's end changes nothing of it.
+
+use std::any::Any;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use capnp::Error;
+use capnp::capability::Promise;
+
+use crate::error::Result;
+use crate::host::base::alarm::{self, AlarmRecord, BY_NAME, COUNT};
+use crate::host::state::alarms::Firing;
+use crate::host::state::instance::Instance;
+use crate::host::state::vat::Vat;
+use crate::id::ObjectId;
+use crate::storage::{PageSize, Range, Space};
+
+/// Sets an alarm in the present turn, in the place of the one with that name.
+///
+/// # Errors
+/// `key-length:`, `over-quota:`, `batch-size:`, `low-space:`; outside a turn of this object, or
+/// when the instance ended: nothing is written.
+pub(in crate::host) fn set(instance: &Instance, name: &str, at_ms: u64) -> Result<()> {
+    let old = get(instance, name)?;
+    {
+        let store = instance.vat.turns.store();
+        store.check_turn()?;
+        if old.is_none() {
+            store.check_room()?;
+        }
+    }
+    if old.is_none() {
+        count(instance, (1, 0))?;
+    }
+    let new = AlarmRecord::new(name, instance.vat.alarms.next_serial(), at_ms);
+    put(instance, (old.as_ref(), Some(&new)))?;
+    instance.vat.alarms.was_set(at_ms);
+    Ok(())
+}
+
+/// Removes an alarm in the present turn. False if there is none.
+///
+/// # Errors
+/// `key-length:`; outside a turn of this object, or when the instance ended.
+pub(in crate::host) fn cancel(instance: &Instance, name: &str) -> Result<bool> {
+    let Some(old) = get(instance, name)? else { return Ok(false) };
+    remove(instance, &old)?;
+    Ok(true)
+}
+
+/// # Errors
+/// `key-length:`, `damaged:`, or that the storage can't be read.
+pub(in crate::host) fn get(instance: &Instance, name: &str) -> Result<Option<AlarmRecord>> {
+    let key = alarm::key(name)?;
+    let record = instance.read(Space::Alarms, &key)?;
+    record.map(|record| AlarmRecord::decode(&key, &record)).transpose()
+}
+
+/// All alarms, in the order of their names.
+///
+/// # Errors
+/// `damaged:`, or that the storage can't be read.
+pub(in crate::host) fn list(instance: &Instance) -> Result<Vec<AlarmRecord>> {
+    instance.check_alive()?;
+    stored(&instance.vat, instance.spec.id)
+}
+
+/// The same of any object.
+///
+/// # Errors
+/// As for [`list`].
+pub(in crate::host) fn stored(vat: &Vat, object: ObjectId) -> Result<Vec<AlarmRecord>> {
+    const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
+    let (mut range, mut alarms) = (Range::all().within(&[BY_NAME]), Vec::new());
+    loop {
+        let page = vat.turns.store().records(object, Space::Alarms, &range, SOME)?;
+        let mut last = None;
+        for (key, record) in (0..).map_while(|at| page.get(at)) {
+            alarms.push(AlarmRecord::decode(key, record)?);
+            last = Some(key.to_vec());
+        }
+        let Some(last) = last else { return Ok(alarms) };
+        range.start = Bound::Excluded(last);
+    }
+}
+
+fn count(instance: &Instance, change: (u32, u32)) -> Result<()> {
+    let stored = instance.read(Space::Alarms, &COUNT)?;
+    alarm::count(change, stored, &mut |space, key, record| {
+        instance.write_record(space, key, record)
+    })
+}
+
+fn put(instance: &Instance, change: (Option<&AlarmRecord>, Option<&AlarmRecord>)) -> Result<()> {
+    alarm::replace(instance.spec.id, change, &mut |space, key, record| {
+        instance.write_record(space, key, record)
+    })
+}
+
+/// Removes this alarm, which is there, in the present turn.
+///
+/// # Errors
+/// Outside a turn of this object, or when the instance ended.
+pub(in crate::host) fn remove(instance: &Instance, old: &AlarmRecord) -> Result<()> {
+    count(instance, (0, 1))?;
+    put(instance, (Some(old), None))
+}
+
+/// Begins the class's method for an alarm, in a turn of the instance whose value is `object`.
+pub(in crate::host) fn call(
+    firing: &Rc<Firing>,
+    instance: &Rc<Instance>,
+    object: Option<Rc<dyn Any>>,
+) -> Promise<(), Error> {
+    let record = match (present(instance, firing), object) {
+        (Ok(Some(record)), Some(object)) => (record, object),
+        // It was cancelled, or set again, while the call waited.
+        (Ok(None), _) => {
+            firing.is_settled.set(true);
+            return Promise::ok(());
+        }
+        (Ok(Some(_)), None) => return Promise::err(instance.why_ended()),
+        (Err(error), _) => return Promise::err(error),
+    };
+    let (AlarmRecord { alarm, .. }, object) = record;
+    firing.has_begun.set(true);
+    let (vat, now) = (&instance.vat, instance.vat.clock.now_ms());
+    vat.metrics.alarms_fired_total.add(1);
+    let late = now.saturating_sub(alarm.next_ms.unwrap_or(now));
+    vat.metrics.alarms_late_milliseconds_total.add(late);
+    let handler = (instance.spec.class.alarm)(object, alarm);
+    let (instance, firing) = (instance.clone(), firing.clone());
+    Promise::from_future(async move {
+        let outcome = handler.await;
+        settle(&instance, &firing, outcome.as_ref().err())?;
+        outcome
+    })
+}
+
+/// The setting of the alarm that is fired, if it is still there.
+fn present(instance: &Instance, firing: &Firing) -> Result<Option<AlarmRecord>> {
+    let record = get(instance, &firing.name)?;
+    Ok(record.filter(|record| record.serial == firing.serial && !record.alarm.is_dead()))
+}
+
+/// Writes what becomes of the alarm in the turn that ends its method.
+fn settle(instance: &Instance, firing: &Firing, error: Option<&Error>) -> Result<()> {
+    if let Some(record) = present(instance, firing)? {
+        match error {
+            None => remove(instance, &record)?,
+            Some(error) => {
+                let now = instance.vat.clock.now_ms();
+                let failed = record.clone().failed(now, &error.extra);
+                put(instance, (Some(&record), Some(&failed)))?;
+                if failed.alarm.is_dead() {
+                    died(&instance.vat);
+                }
+            }
+        }
+    }
+    if error.is_some() {
+        instance.vat.metrics.alarms_failed_total.add(1);
+    }
+    firing.is_settled.set(true);
+    Ok(())
+}
+
+/// An alarm isn't tried any more.
+pub(in crate::host) fn died(vat: &Vat) {
+    vat.metrics.alarms_dead_total.add(1);
+    tracing::warn!(
+        "an alarm failed too often and is dead: `capstead alarms` shows those of an object"
+    );
+}
