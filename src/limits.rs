@@ -45,14 +45,18 @@ pub(crate) const SHARES_OF_QUOTA: u64 = 4;
 /// within which a client that lost a reply will have come back.
 pub(crate) const REQUEST_RETENTION_SECS: u64 = 24 * 60 * 60;
 
-/// Turns that may wait for the disk before no new call starts.
+/// Turns that may wait for the disk before no new call starts, and none goes on.
 pub(crate) const COMMIT_QUEUE_TURNS: u64 = 4096;
 
-/// Bytes that wait for the commit thread before no new call starts.
+/// Bytes that wait for the commit thread before no new call starts, and none goes on.
 pub(crate) const COMMIT_QUEUE_BYTES: usize = 64 << 20;
 
-/// Bytes of the log that wait to be applied to the database before no new call starts. They are in
-/// memory, and a start after a crash reads them again.
+/// The most bytes of turns that are committed together, unless one turn has more: so much room is
+/// needed in one piece of the log.
+pub(crate) const COMMIT_GROUP_BYTES: usize = 16 << 20;
+
+/// Bytes of the log that wait to be applied to the database before no new call starts, and none
+/// goes on. They are in memory, and a start after a crash reads them again.
 pub(crate) const BACKLOG_BYTES: u64 = 64 << 20;
 
 /// The longest time that a group commit waits to be applied together with later ones.
