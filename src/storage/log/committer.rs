@@ -1,4 +1,5 @@
-//! The commit thread: it makes submitted turns durable, in order, in groups of all that wait.
+//! The commit thread: it makes submitted turns durable, in order, in groups of all that wait, up to
+//! a number of bytes.
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company,
 //! except for turns that end in the same run of the vat thread, which then wakes this one. If a
@@ -11,9 +12,12 @@
 //! set, nothing more is committed, and `durable` never moves again. The same blocks are offered
 //! again to a log that is busy or lost its answer.
 
+#[cfg(test)]
+mod tests;
+mod unapplied;
+
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -22,11 +26,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::unapplied::Unapplied;
 use crate::clock::monotonic;
-use crate::id::Shard;
-use crate::limits::{COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
+use crate::id::{ObjectId, Shard};
+use crate::limits::{COMMIT_GROUP_BYTES, COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::layout::log_shard;
 use crate::storage::log::applied::Applied;
@@ -68,17 +73,10 @@ struct Shared {
     durable: AtomicU64,
     /// The bytes in the queue; changed with the queue locked, and read without the lock.
     bytes: AtomicUsize,
-    /// The last ticket of each entry that is durable and was not seen to be applied.
-    unapplied: Mutex<Unapplied>,
+    /// The bytes of the group that is being committed.
+    in_flight: AtomicUsize,
+    unapplied: Unapplied,
     failure: OnceLock<Arc<StorageError>>,
-}
-
-#[derive(Default)]
-struct Unapplied {
-    tickets: VecDeque<Ticket>,
-    /// The number of entries before these, and the last ticket of the last of them.
-    entries: u64,
-    ticket: Ticket,
 }
 
 #[derive(Default)]
@@ -190,20 +188,24 @@ impl Committer {
     pub(crate) fn applied(&self) -> Ticket {
         let durable = self.durable();
         let Some(behind) = &self.behind else { return durable };
-        let count = behind.count();
-        // No code that holds this lock can panic.
-        let mut unapplied = self.shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
-        while unapplied.entries < count
-            && let Some(ticket) = unapplied.tickets.pop_front_if(|ticket| *ticket <= durable)
-        {
-            unapplied.entries += 1;
-            unapplied.ticket = ticket;
-        }
-        unapplied.ticket
+        self.shared.unapplied.last_applied(behind.count(), durable)
     }
 
-    /// Tells whether so much waits for the disk that no new call should start. This is asked before
-    /// every call, so it takes no lock.
+    /// The objects that lack writes in the records which they should have by `applied`, which has to
+    /// be asked before.
+    pub(crate) fn aside(&self) -> FxHashSet<ObjectId> {
+        self.behind.as_ref().map(|behind| behind.aside()).unwrap_or_default()
+    }
+
+    /// The bytes that were submitted and may not be in the log yet.
+    pub(crate) fn bytes_unlogged(&self) -> u64 {
+        // A group is counted as in flight before it is taken off the queue.
+        let queued = self.shared.bytes.load(Ordering::Acquire);
+        (queued + self.shared.in_flight.load(Ordering::Relaxed)) as u64
+    }
+
+    /// Tells whether so much waits for the disk that no new call should start, and none go on. This
+    /// is asked before every call, so it takes no lock.
     pub(crate) fn is_full(&self) -> bool {
         if self.behind.as_ref().is_some_and(|behind| behind.is_full()) {
             return true;
@@ -268,7 +270,8 @@ impl Shared {
             filled: Condvar::new(),
             durable: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
-            unapplied: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            unapplied: Unapplied::default(),
             failure: OnceLock::new(),
         }
     }
@@ -298,7 +301,7 @@ impl Shared {
             let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
             let filled = self.filled.wait_while(queue, waiting);
             queue = filled.unwrap_or_else(PoisonError::into_inner);
-        } else {
+        } else if self.bytes.load(Ordering::Relaxed) < COMMIT_GROUP_BYTES {
             let all = queue.sets.len() + company.turns;
             let waiting = |queue: &mut Queue| queue.sets.len() < all && queue.state == State::Open;
             let gathered = self.filled.wait_timeout_while(queue, company.patience, waiting);
@@ -307,12 +310,29 @@ impl Shared {
         !queue.sets.is_empty() || queue.state == State::Open
     }
 
-    /// Swaps all writes into `group`, which is empty; returns the ticket of the last of them.
+    /// Moves writes into `group`, which is empty: all, or as many as one group may have. Returns the
+    /// ticket of the last of them.
     fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
         let mut queue = self.queue();
-        std::mem::swap(&mut queue.sets, group);
-        self.bytes.store(0, Ordering::Relaxed);
-        (!group.is_empty()).then_some(queue.last)
+        let mut bytes = self.bytes.load(Ordering::Relaxed);
+        if bytes <= COMMIT_GROUP_BYTES {
+            std::mem::swap(&mut queue.sets, group);
+        } else {
+            let (mut count, mut next) = (0, 0);
+            bytes = 0;
+            while let Some(set) = queue.sets.get(count) {
+                next += set.as_bytes().len();
+                if count > 0 && next > COMMIT_GROUP_BYTES {
+                    break;
+                }
+                (count, bytes) = (count + 1, next);
+            }
+            group.extend(queue.sets.drain(..count));
+        }
+        self.in_flight.store(bytes, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Release);
+        let last = Ticket(queue.last.0 - queue.sets.len() as u64);
+        (!group.is_empty()).then_some(last)
     }
 }
 
@@ -343,7 +363,7 @@ fn run(shared: &Shared, on_progress: &dyn Fn()) {
     drop(chains);
 }
 
-/// Commits the queue, and tells of it. After an outcome that isn't a position, or a panic, nothing
+/// Commits a group, and tells of it. After an outcome that isn't a position, or a panic, nothing
 /// is committed any more.
 fn commit(shared: &Shared, chains: &mut Chains, on_progress: &dyn Fn()) -> Company {
     let done = catch_unwind(AssertUnwindSafe(|| {
@@ -389,7 +409,7 @@ impl Chains {
         self.turns <= 1 && self.log.is_ready(bytes, self.usual)
     }
 
-    /// Commits all turns of the queue; returns those that may follow soon, or `None` if there were
+    /// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if there were
     /// none.
     fn commit_queue(
         &mut self,
@@ -402,9 +422,9 @@ impl Chains {
         self.group = group;
         let ticket = Ticket(last.0 - (turns - committed) as u64);
         if self.log.applied().is_some() {
-            let mut unapplied = shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
-            unapplied.tickets.push_back(ticket);
+            shared.unapplied.push(ticket);
         }
+        shared.in_flight.store(0, Ordering::Relaxed);
         shared.durable.store(ticket.0, Ordering::Release);
         let took = began.elapsed();
         self.usual = (self.usual * 7 + took) / 8;
@@ -488,6 +508,3 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given").to_owned()
 }
-
-#[cfg(test)]
-mod tests;

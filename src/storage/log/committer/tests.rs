@@ -158,6 +158,32 @@ fn the_acknowledged_part_of_a_group_is_reported() {
     }
 }
 
+/// A group needs room in one piece of the log.
+#[test]
+fn many_bytes_are_committed_in_several_groups_in_their_order() {
+    const PART: usize = COMMIT_GROUP_BYTES / 4;
+    let log = MemoryLog::default();
+    let (mut committer, progressed) = start(&log);
+    let held = log.hold();
+    submit(&committer, set(1, b"first"));
+    log.wait_until_held();
+    let sets: Vec<_> = (0..9).map(|n| set(1 + n % 2, &vec![n; PART - 100])).collect();
+    let last = sets.iter().map(|set| submit(&committer, set.clone())).last().unwrap();
+    assert!(committer.bytes_unlogged() >= 9 * (PART as u64 - 100));
+    drop(held);
+    while committer.durable() < last {
+        progressed.recv().unwrap();
+    }
+    assert_eq!(committer.bytes_unlogged(), 0);
+    committer.shutdown().unwrap();
+    let groups = log.groups();
+    let turns = |group: &Vec<ShardBlock>| group.iter().map(|block| block.writes.len()).sum();
+    assert_eq!(groups.iter().map(turns).collect::<Vec<usize>>(), [1, 4, 4, 1]);
+    let written = groups.into_iter().flatten().flat_map(|block| block.writes);
+    let of_one = written.filter(|set| set.object() == sets[0].object()).skip(1);
+    assert!(of_one.eq(sets.iter().step_by(2).cloned()));
+}
+
 #[test]
 fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
     let log = MemoryLog::default();
