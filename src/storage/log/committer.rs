@@ -12,6 +12,7 @@
 //! set, nothing more is committed, and `durable` never moves again. The same blocks are offered
 //! again to a log that is busy or lost its answer.
 
+mod chains;
 #[cfg(test)]
 mod tests;
 mod unapplied;
@@ -26,25 +27,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
+use self::chains::Chains;
 use self::unapplied::Unapplied;
 use crate::clock::monotonic;
-use crate::id::{ObjectId, Shard};
+use crate::id::ObjectId;
 use crate::limits::{COMMIT_GROUP_BYTES, COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
 use crate::storage::error::{Result, StorageError};
-use crate::storage::lmdb::layout::log_shard;
 use crate::storage::log::applied::Applied;
 use crate::storage::log::batch::WriteSet;
-use crate::storage::log::block::ShardBlock;
-use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
+use crate::storage::log::shard_log::ShardLog;
 
 /// The largest turn that the vat thread commits itself: other calls of the host wait meanwhile.
 const HERE_BYTES_MAX: usize = 64 << 10;
-
-/// The pauses before blocks are offered again to a log that was busy or lost its answer.
-const PAUSE_MIN: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The position of a submitted turn in the order of one environment; 0 comes before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -367,7 +363,7 @@ fn run(shared: &Shared, on_progress: &dyn Fn()) {
 /// is committed any more.
 fn commit(shared: &Shared, chains: &mut Chains, on_progress: &dyn Fn()) -> Company {
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let Some(company) = chains.commit_queue(shared)? else { return Ok(Company::default()) };
+        let Some(company) = commit_queue(shared, chains)? else { return Ok(Company::default()) };
         on_progress();
         if shared.bytes.load(Ordering::Relaxed) == 0 {
             chains.log.rest();
@@ -384,124 +380,26 @@ fn commit(shared: &Shared, chains: &mut Chains, on_progress: &dyn Fn()) -> Compa
     Company::default()
 }
 
-/// The log, and the claim of each shard that was written to.
-struct Chains {
-    log: Box<dyn ShardLog>,
-    claims: FxHashMap<Shard, Claim>,
-    /// The turns that are being committed, and the number of the first of each block.
-    group: Vec<WriteSet>,
-    firsts: Vec<usize>,
-    /// The turns of the last commit.
-    turns: usize,
-    /// The time of a commit, on average over the last ones.
-    usual: Duration,
-}
-
-impl Chains {
-    fn new(log: Box<dyn ShardLog>) -> Self {
-        let (claims, group, firsts) = (FxHashMap::default(), Vec::new(), Vec::new());
-        Self { log, claims, group, firsts, turns: 0, usual: Duration::ZERO }
+/// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if there
+/// were none.
+fn commit_queue(
+    shared: &Shared,
+    chains: &mut Chains,
+) -> std::result::Result<Option<Company>, Arc<StorageError>> {
+    let mut group = std::mem::take(&mut chains.group);
+    let Some(last) = shared.take(&mut group) else { return Ok(None) };
+    let (began, turns) = (monotonic(), group.len());
+    let (committed, failure) = chains.commit(&mut group, |pause| shared.pause(pause));
+    chains.group = group;
+    let ticket = Ticket(last.0 - (turns - committed) as u64);
+    if chains.log.applied().is_some() {
+        shared.unapplied.push(ticket);
     }
-
-    /// Tells whether a lone turn of this many bytes may be committed by its own thread. After a
-    /// group others are likely to follow, and that thread has better things to do than to wait.
-    fn takes_lone_turns(&self, bytes: u64) -> bool {
-        self.turns <= 1 && self.log.is_ready(bytes, self.usual)
-    }
-
-    /// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if there were
-    /// none.
-    fn commit_queue(
-        &mut self,
-        shared: &Shared,
-    ) -> std::result::Result<Option<Company>, Arc<StorageError>> {
-        let mut group = std::mem::take(&mut self.group);
-        let Some(last) = shared.take(&mut group) else { return Ok(None) };
-        let (began, turns) = (monotonic(), group.len());
-        let (committed, failure) = self.commit(&mut group, shared);
-        self.group = group;
-        let ticket = Ticket(last.0 - (turns - committed) as u64);
-        if self.log.applied().is_some() {
-            shared.unapplied.push(ticket);
-        }
-        shared.in_flight.store(0, Ordering::Relaxed);
-        shared.durable.store(ticket.0, Ordering::Release);
-        let took = began.elapsed();
-        self.usual = (self.usual * 7 + took) / 8;
-        self.turns = turns;
-        failure.map_or(Ok(Some(Company { turns, patience: patience(took) })), Err)
-    }
-
-    /// Appends all of `group`; returns how many of its turns, from the first on, are durable, and
-    /// the reason if those after them aren't known to be.
-    fn commit(
-        &mut self,
-        group: &mut Vec<WriteSet>,
-        shared: &Shared,
-    ) -> (usize, Option<Arc<StorageError>>) {
-        let turns = group.len();
-        let blocks = match self.blocks(group) {
-            Ok(made) => made,
-            Err(error) => return (0, Some(Arc::new(error))),
-        };
-        let (mut pause, mut is_last_offer) = (PAUSE_MIN, false);
-        loop {
-            let outcomes = self.log.append(&blocks);
-            assert_eq!(outcomes.len(), blocks.len(), "a log answers for every block");
-            let (mut committed, mut failure, mut is_open) = (turns, None, false);
-            for ((block, first), outcome) in blocks.iter().zip(&self.firsts).zip(outcomes) {
-                let shard = block.shard;
-                let cause = match outcome {
-                    Outcome::Position(link) => {
-                        self.claims.insert(shard, Claim { epoch: block.epoch, link });
-                        continue;
-                    }
-                    Outcome::Fenced => Arc::new(StorageError::Fenced { shard }),
-                    Outcome::Failed(cause) => cause,
-                    Outcome::Busy | Outcome::Unknown => {
-                        is_open = true;
-                        Arc::new(StorageError::Busy { shard })
-                    }
-                };
-                committed = committed.min(*first);
-                failure = failure.or(Some(cause));
-            }
-            if !is_open || is_last_offer {
-                return (committed, failure);
-            }
-            is_last_offer = !shared.pause(pause);
-            pause = (2 * pause).min(PAUSE_MAX);
-        }
-    }
-
-    /// Makes one block per shard, in which turns stay in order.
-    fn blocks(&mut self, group: &mut Vec<WriteSet>) -> Result<Vec<ShardBlock>> {
-        let mut blocks: Vec<ShardBlock> = Vec::new();
-        self.firsts.clear();
-        let mut places = FxHashMap::default();
-        for (turn, set) in group.drain(..).enumerate() {
-            let shard = log_shard(set.object());
-            if let Some(&place) = places.get(&shard) {
-                let block: &mut ShardBlock = &mut blocks[place];
-                block.writes.push(set);
-                continue;
-            }
-            let Claim { epoch, link: previous } = self.claim(shard)?;
-            places.insert(shard, blocks.len());
-            blocks.push(ShardBlock { shard, epoch, previous, writes: vec![set] });
-            self.firsts.push(turn);
-        }
-        Ok(blocks)
-    }
-
-    fn claim(&mut self, shard: Shard) -> Result<Claim> {
-        if let Some(claim) = self.claims.get(&shard) {
-            return Ok(*claim);
-        }
-        let claim = self.log.claim(shard)?;
-        self.claims.insert(shard, claim);
-        Ok(claim)
-    }
+    shared.in_flight.store(0, Ordering::Relaxed);
+    shared.durable.store(ticket.0, Ordering::Release);
+    let took = began.elapsed();
+    chains.took(turns, took);
+    failure.map_or(Ok(Some(Company { turns, patience: patience(took) })), Err)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
