@@ -5,7 +5,10 @@ use std::thread::{self, ThreadId};
 
 use super::*;
 use crate::id::ObjectId;
+use crate::id::Shard;
+use crate::storage::log::block::ShardBlock;
 use crate::storage::log::shard_log::VisitBlock;
+use crate::storage::log::shard_log::{Claim, Outcome};
 use crate::storage::position::{Link, Position};
 use crate::storage::space::Space;
 use crate::storage::testing::model::{Fault, MemoryLog};
