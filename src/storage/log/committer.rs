@@ -187,8 +187,8 @@ impl Committer {
         self.shared.unapplied.last_applied(behind.count(), durable)
     }
 
-    /// The objects that lack writes in the records which they should have by `applied`, which has to
-    /// be asked before.
+    /// The objects whose records lack writes that they should have by `applied`, which has to be
+    /// asked before.
     pub(crate) fn aside(&self) -> FxHashSet<ObjectId> {
         self.behind.as_ref().map(|behind| behind.aside()).unwrap_or_default()
     }
@@ -306,8 +306,8 @@ impl Shared {
         !queue.sets.is_empty() || queue.state == State::Open
     }
 
-    /// Moves writes into `group`, which is empty: all, or as many as one group may have. Returns the
-    /// ticket of the last of them.
+    /// Moves writes into `group`, which is empty: all, or as many as one group may have. Returns
+    /// the ticket of the last of them.
     fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
         let mut queue = self.queue();
         let mut bytes = self.bytes.load(Ordering::Relaxed);
@@ -397,8 +397,8 @@ impl Chains {
         Self { log, claims, group, firsts, usual: Duration::ZERO }
     }
 
-    /// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if there were
-    /// none.
+    /// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if
+    /// there were none.
     fn commit_queue(
         &mut self,
         shared: &Shared,
