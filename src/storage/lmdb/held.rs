@@ -16,7 +16,7 @@ pub(crate) struct Recall {
 }
 
 impl Recall {
-    /// `tell` is called once, on any thread: whoever holds the snapshot must let go of it soon.
+    /// `tell` is called once, on any thread: the holder of the snapshot must let go of it soon.
     pub(crate) fn new(tell: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { is_called: AtomicBool::new(false), tell: Box::new(tell) })
     }

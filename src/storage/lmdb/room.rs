@@ -86,7 +86,7 @@ impl Room {
         self.refresh();
         match (self.measure)(queued) {
             Ok(left) if left < reserve => Err(StorageError::LowSpace { left, reserve }),
-            // What can't be measured counts as enough: the commit notices a really full disk.
+            // A failed measurement counts as enough: the commit notices a really full disk.
             _ => Ok(()),
         }
     }

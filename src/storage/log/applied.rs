@@ -2,7 +2,7 @@
 //! append them, apply them, and wait for that.
 //!
 //! **Invariants:** entries are applied in the order in which they were pushed. `count` moves only
-//! after the environment durably has all entries up to it, but for the writes to objects in `aside`.
+//! after the environment durably has all entries up to it, but for writes to objects in `aside`.
 //! After `failure` is set it never moves again.
 
 use std::collections::VecDeque;

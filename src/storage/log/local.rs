@@ -142,8 +142,8 @@ fn room(
     let measure = move |queued| {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
         let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
-        // What was accepted will take room in the environment, and records don't fill their pages.
-        // What isn't in the log yet will take room there, too.
+        // Accepted writes will take room in the environment, and records don't fill their pages.
+        // Those that aren't in the log yet will take room there, too.
         let taken = (2 * applied.bytes()).saturating_add(queued * QUEUED_FACTOR);
         // Free pages in the engine count too, but only down to half the reserve: they may be too
         // scattered for a large value.
@@ -159,8 +159,8 @@ fn room(
     Ok(Room::new(reserve, Box::new(measure)))
 }
 
-/// Snapshots are called back when fewer bytes than half the reserve are left, or these: a few of the
-/// largest values.
+/// Snapshots are called back when fewer bytes than half the reserve are left, or these: a few of
+/// the largest values.
 const LOW_BYTES_MIN: u64 = 4 * VALUE_BYTES_MAX as u64;
 
 /// The usual time of a commit up to which the caller may wait for it: about that in which two

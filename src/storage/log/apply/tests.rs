@@ -142,7 +142,7 @@ fn recorded(env: &Environment) -> u64 {
     crate::storage::log::opening::record_of(env).unwrap().log.unwrap().applied.number
 }
 
-/// Whatever is put off, each object has its writes in their order, the others don't wait, nothing is
+/// Each object has its writes in their order, those that aren't cleared don't wait, nothing is
 /// recorded too early, and after a crash the log completes what is there.
 #[test]
 fn entries_beside_clearings_give_the_same_records_as_one_after_the_other() {
