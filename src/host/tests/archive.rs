@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::host::base::header::Header;
 use crate::host::class_of;
 use crate::host::operator::admin::HostAdmin;
-use crate::host::{AwakeLimits, List, Storage, Vat, VatOptions};
+use crate::host::{AwakeLimits, Class, List, Storage, Vat, VatOptions};
 use crate::http::Room;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
@@ -27,11 +27,16 @@ use crate::sturdyref::{Authority, Citation, ReferenceCipher};
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
 
 pub(super) fn world(data: &Path) -> World {
+    world_of(data, class_of::<super::trial::Trial>())
+}
+
+/// A world with this class alone.
+pub(super) fn world_of(data: &Path, class: Class) -> World {
     let metrics = Arc::default();
     let vat = Vat::open(VatOptions {
         name: "test".to_owned(),
         data: data.to_owned(),
-        classes: vec![class_of::<super::trial::Trial>(), class_of::<super::alarms::Bell>()],
+        classes: vec![class],
         metrics: Arc::clone(&metrics),
         log: LogOptions::default(),
         retention: MINUTE,
