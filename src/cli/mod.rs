@@ -28,7 +28,7 @@ use rustix::process::DumpableBehavior;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::host::Class;
-use crate::server::{Running, Server, ServerError, stderr};
+use crate::server::{Running, Server, ServerError, host_runtime, stderr};
 
 /// The exit code of a storage failure: a service manager can tell it from a wrong flag.
 const STORAGE_FAILED: u8 = 3;
@@ -150,7 +150,7 @@ pub fn main(server: Server, hints: fn(&Running) -> Vec<String>) -> ExitCode {
 fn block_on<T>(
     serve: impl Future<Output = std::result::Result<T, ServerError>>,
 ) -> std::result::Result<T, ServerError> {
-    let runtime = tokio::runtime::LocalRuntime::new().map_err(capnp::Error::from)?;
+    let runtime = host_runtime().map_err(capnp::Error::from)?;
     runtime.block_on(serve)
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 
 use futures::FutureExt;
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -150,11 +150,17 @@ impl HostThread {
     }
 }
 
-fn run(parts: HostParts, end: HostEnd, signals: &Signals) -> Result<(), ServerError> {
+/// A runtime for a host, which notes when it has nothing to do.
+///
+/// # Errors
+/// When the operating system gives it no resources.
+pub(crate) fn host_runtime() -> std::io::Result<LocalRuntime> {
     let mut runtime = Builder::new_current_thread();
-    runtime.enable_all().on_thread_park(rests);
-    let runtime = runtime.build_local(LocalOptions::default());
-    let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
+    runtime.enable_all().on_thread_park(rests).build_local(LocalOptions::default())
+}
+
+fn run(parts: HostParts, end: HostEnd, signals: &Signals) -> Result<(), ServerError> {
+    let runtime = host_runtime().map_err(|error| ServerError::Assembly(error.into()))?;
     runtime.block_on(serve(parts, end, signals))
 }
 

@@ -24,6 +24,7 @@ mod web;
 
 pub(crate) use builder::{CapnpOverHttp, DEFAULT_LISTEN};
 pub(crate) use data_dir::{Group, Secrets};
+pub(crate) use host_thread::host_runtime;
 pub(crate) use operate::{OpenedData, Restoring, compact_all};
 
 pub use builder::Server;

@@ -28,6 +28,7 @@ pub(crate) fn rests() {
     HERE.with_borrow(|here| {
         if let Some(activity) = here {
             activity.rested.store(true, Ordering::Relaxed);
+            activity.tells_rests.store(true, Ordering::Relaxed);
         }
     });
 }
@@ -46,6 +47,8 @@ pub(crate) struct Activity {
     at_disk: AtomicBool,
     /// The thread had nothing to do since it last committed a turn.
     rested: AtomicBool,
+    /// The thread's runtime says when it has nothing to do: see [`rests`].
+    tells_rests: AtomicBool,
     classes: Vec<&'static str>,
 }
 
@@ -81,6 +84,7 @@ impl Activity {
             ordinal: AtomicU32::default(),
             at_disk: AtomicBool::default(),
             rested: AtomicBool::default(),
+            tells_rests: AtomicBool::default(),
             classes,
         }
     }
@@ -127,9 +131,9 @@ impl Activity {
     }
 
     /// Tells whether the thread had nothing to do since this was last asked: then hardly another
-    /// call waits for it.
+    /// call waits for it. It counts as rested in a runtime that doesn't tell.
     pub(in crate::host) fn has_rested(&self) -> bool {
-        self.rested.swap(false, Ordering::Relaxed)
+        !self.tells_rests.load(Ordering::Relaxed) || self.rested.swap(false, Ordering::Relaxed)
     }
 
     /// Tells whether the thread waits for the disk.
@@ -166,7 +170,7 @@ mod tests {
     fn a_host_has_rested_once_since_its_thread_had_nothing_to_do() {
         let activity = Arc::new(Activity::new(Vec::new()));
         rests();
-        assert!(!activity.has_rested(), "no host runs here yet");
+        assert!(activity.has_rested() && activity.has_rested(), "nobody tells yet");
         activity.runs_here();
         rests();
         assert!(activity.has_rested());

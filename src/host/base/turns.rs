@@ -130,7 +130,7 @@ impl Turns {
     /// thread. It is woken when it may.
     pub(in crate::host) fn holds_back(&self, handler: &Waker) -> bool {
         // After a failure nothing will make room, and nothing is kept.
-        let holds = !self.has_room() && self.store.borrow().failure().is_none();
+        let holds = self.store.borrow().is_overfull() && self.store.borrow().failure().is_none();
         if holds {
             self.held_back.borrow_mut().push(handler.clone());
         }

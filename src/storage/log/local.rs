@@ -282,7 +282,7 @@ impl ShardLog for LocalLog {
     }
 
     fn is_ready(&self, bytes: u64, usual: Duration) -> bool {
-        let is_free = self.options.commit_delay.is_zero() && !self.applied.is_full();
+        let is_free = self.options.commit_delay.is_zero() && !self.applied.is_full(1);
         is_free
             && usual <= READY_TIME_MAX
             && self.writer.as_ref().is_some_and(|writer| writer.segments.has_room(bytes))

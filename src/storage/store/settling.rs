@@ -54,8 +54,14 @@ impl Store {
         self.committer.durable()
     }
 
-    /// Tells whether so much waits for the disk that no new call should start, and none go on.
+    /// Tells whether so much waits for the disk that no new call should start.
     pub(crate) fn is_full(&self) -> bool {
-        self.committer.is_full()
+        self.committer.is_full(1)
+    }
+
+    /// Tells whether so much waits that calls which began should not go on either. It is more, so
+    /// that they end before others begin.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.committer.is_full(2)
     }
 }

@@ -18,7 +18,7 @@ impl Turns {
     /// More has become durable or was applied, or the storage has failed.
     pub(in crate::host) fn tell_settled(&self) {
         self.settled.notify_waiters();
-        if self.has_room() || self.store.borrow().failure().is_some() {
+        if !self.store.borrow().is_overfull() || self.store.borrow().failure().is_some() {
             self.held_back.take().into_iter().for_each(Waker::wake);
         }
     }

@@ -122,6 +122,7 @@ fn an_alarm_that_fired_without_being_durable_fires_again() {
         clock(&world, HOUR + 1);
         until(|| rung().len() == 1).await;
         settle().await;
+        world.disk.wait_until_held();
         let (lost, kept) = (world.disk.crash(0), world.disk.crash(u64::MAX));
         for (disk, fires) in [(lost, 2), (kept, 2)] {
             let again = World::over_disk(disk);

@@ -133,6 +133,7 @@ impl Sweeps {
                 Some(Later::Clear(space)) => sweep.prefixes.extend(space_prefixes(object, space)),
                 Some(Later::Writes(set)) => {
                     let mut work = Work::of_set(&set);
+                    self.waiting = self.waiting.saturating_sub(set.as_bytes().len() as u64);
                     copied += work.go_on(changes, (page, u64::MAX), None)?.copied;
                 }
                 None => {

@@ -197,9 +197,9 @@ fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
     for _ in 2..COMMIT_QUEUE_TURNS {
         submit(&committer, set(1, b""));
     }
-    assert!(!committer.is_full());
+    assert!(!committer.is_full(1));
     let last = submit(&committer, set(1, b"last"));
-    assert!(committer.is_full());
+    assert!(committer.is_full(1) && !committer.is_full(2));
     drop(held);
     let shared = committer.shared.clone();
     committer.shutdown().unwrap();
