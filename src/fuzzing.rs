@@ -1,10 +1,12 @@
 //! Entry points for fuzzers: everything that decodes stored bytes, JSON with its messages and
-//! schemas, and routes. They are built with `--cfg fuzzing` only.
+//! schemas, routes, connections of HTTP, and frames of WebSockets. They are built with
+//! `--cfg fuzzing` only.
 //!
 //! Each function takes any bytes, and must neither panic nor take long. None writes anything.
 #![allow(missing_docs, reason = "there are no users but the fuzzers")]
 
 use capstead_client::Interface;
+use tokio::runtime::LocalRuntime;
 
 use crate::dynamic::{NoCapSink, NoCapSource, Root, RootBuilder, Table, parse};
 use crate::host;
@@ -112,6 +114,30 @@ pub fn routes(bytes: &[u8]) {
 /// Files and requests, from which the fuzzer of routes starts.
 pub fn route_samples() -> Vec<Vec<u8>> {
     crate::gateway::route_samples()
+}
+
+thread_local! {
+    static RUNTIME: LocalRuntime = LocalRuntime::new().expect("there is a thread");
+}
+
+/// All that a client of HTTP says on its connection to a gateway with routes, JSON and a class.
+pub fn connection(bytes: &[u8]) {
+    RUNTIME.with(|runtime| runtime.block_on(crate::gateway::fuzz_connection(bytes)));
+}
+
+/// Requests, from which the fuzzer of connections starts.
+pub fn connection_samples() -> Vec<Vec<u8>> {
+    crate::gateway::connection_samples()
+}
+
+/// All that the client of a WebSocket says, behind a byte that says how it is cut.
+pub fn frames(bytes: &[u8]) {
+    RUNTIME.with(|runtime| runtime.block_on(crate::gateway::fuzz_frames(bytes)));
+}
+
+/// Frames, from which the fuzzer of WebSockets starts.
+pub fn frame_samples() -> Vec<Vec<u8>> {
+    crate::gateway::frame_samples()
 }
 
 /// Messages, JSON and a schema, from which the fuzzer of JSON starts.

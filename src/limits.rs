@@ -73,14 +73,18 @@ pub(crate) const ALARM_LOOK: Duration = Duration::from_millis(500);
 /// Alarms that are read at once: those that are due wait in the storage, not in memory.
 pub(crate) const ALARMS_READ: usize = 256;
 
-/// Turns that may wait for the disk before no new call starts.
+/// Turns that may wait for the disk before no new call starts, and none goes on.
 pub(crate) const COMMIT_QUEUE_TURNS: u64 = 4096;
 
-/// Bytes that wait for the commit thread before no new call starts.
+/// Bytes that wait for the commit thread before no new call starts, and none goes on.
 pub(crate) const COMMIT_QUEUE_BYTES: usize = 64 << 20;
 
-/// Bytes of the log that wait to be applied to the database before no new call starts. They are in
-/// memory, and a start after a crash reads them again.
+/// The most bytes of turns that are committed together, unless one turn has more: so much room is
+/// needed in one piece of the log.
+pub(crate) const COMMIT_GROUP_BYTES: usize = 16 << 20;
+
+/// Bytes of the log that wait to be applied to the database before no new call starts, and none
+/// goes on. They are in memory, and a start after a crash reads them again.
 pub(crate) const BACKLOG_BYTES: u64 = 64 << 20;
 
 /// The longest time that a group commit waits to be applied together with later ones.

@@ -13,6 +13,8 @@ mod between_hosts;
 mod capnp_over_http;
 #[path = "attacks/challenges.rs"]
 mod challenges;
+#[path = "attacks/churn.rs"]
+mod churn;
 #[path = "passing/class.rs"]
 mod class;
 #[path = "attacks/fortress.rs"]

@@ -17,10 +17,13 @@ use capstead::{Result, failed};
 use capstead_client::restorer_capnp::namespace;
 
 /// Names of the rows that this module measures.
-pub(crate) const NAMES: [&str; 4] = ["point-read", "list-10000", "read-100-keys", "put-ref"];
+pub(crate) const NAMES: [&str; 5] =
+    ["point-read", "list-10000", "list-10000-unapplied", "read-100-keys", "put-ref"];
 
 /// Entries of the list.
 const ENTRIES: u32 = 10_000;
+/// Entries of the list that only the log has.
+const UNAPPLIED: u32 = 1_000;
 /// Reads that are timed together.
 const POINT_READS: u32 = 10_000;
 /// Keys that are read in one method, or in one call each.
@@ -33,20 +36,19 @@ const IN_FLIGHT: usize = 256;
 /// # Errors
 /// When the server doesn't start, or a call fails.
 pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
-    let server = Capstead::start(&bench.scratch.path("inside"), &[])?;
+    let data = bench.scratch.path("inside");
+    let server = Capstead::start(&data, &[])?;
     let connection = Connection::dial(&server.capnp).await?;
     let probes: namespace::Client = connection.restore(&server.probes)?;
     let probe = named(&probes, "probe");
-    let mut fill = probe.fill_request();
-    fill.get().set_entries(ENTRIES);
-    fill.send().promise.await?;
+    fill(&probe, ENTRIES).await?;
     if bench.wants("point-read") {
         let measured = async |_| point_read(&probe).await;
         let value = bench.plan.repeat("point-read", measured).await?;
         bench.add(Row::new("point-read", value, "us").target(Target::AtMost(2.0)));
     }
     if bench.wants("list-10000") {
-        measure_list(bench, &probe).await?;
+        measure_list(bench, "list-10000", &probe).await?;
     }
     if bench.wants("read-100-keys") {
         measure_many(bench, &probe).await?;
@@ -54,7 +56,22 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     if bench.wants("put-ref") {
         measure_put_ref(bench, &probe, &named(&probes, "references")).await?;
     }
+    if bench.wants("list-10000-unapplied") {
+        server.process.terminate()?;
+        let server = Capstead::start(&data, &["--log-age", "1h"])?;
+        let connection = Connection::dial(&server.capnp).await?;
+        let probe = named(&connection.restore(&server.probes)?, "probe");
+        fill(&probe, UNAPPLIED).await?;
+        measure_list(bench, "list-10000-unapplied", &probe).await?;
+    }
     Ok(())
+}
+
+/// Writes the first entries of the list.
+async fn fill(probe: &probe::Client, entries: u32) -> Result<()> {
+    let mut request = probe.fill_request();
+    request.get().set_entries(entries);
+    request.send().promise.await.map(drop)
 }
 
 fn named(probes: &namespace::Client, name: &str) -> probe::Client {
@@ -72,8 +89,8 @@ async fn point_read(probe: &probe::Client) -> Result<f64> {
 }
 
 /// Whole lists in a method, against a cursor that visits the same records.
-async fn measure_list(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
-    let bare = BareLmdb::open(&bench.scratch.directory("bare-list")?)?;
+async fn measure_list(bench: &mut Bench, name: &'static str, probe: &probe::Client) -> Result<()> {
+    let bare = BareLmdb::open(&bench.scratch.directory(&format!("bare-{name}"))?)?;
     bare.fill(ENTRIES, VALUE_BYTES)?;
     let baseline = async |until| bare.list(ENTRIES, until);
     let measured = async |until: Until| {
@@ -89,8 +106,8 @@ async fn measure_list(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
         }
         Ok(Sample::new(sum, times))
     };
-    let rounds = bench.plan.alternate("list-10000", baseline, measured).await?;
-    bench.add(Row::rates("list-10000", &rounds).target(Target::AtLeast(0.5)));
+    let rounds = bench.plan.alternate(name, baseline, measured).await?;
+    bench.add(Row::rates(name, &rounds).target(Target::AtLeast(0.6)));
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod broadcast;
 mod connections;
 mod http;
 mod inside;
+mod many;
 mod measure;
 mod objects;
 mod other_host;
@@ -197,6 +198,7 @@ fn names() -> impl Iterator<Item = &'static str> {
         .chain(inside::NAMES)
         .chain(references::NAMES)
         .chain(sleeping::NAMES)
+        .chain(many::NAMES)
         .chain(connections::NAMES)
         .chain(sockets::NAMES)
 }
@@ -266,6 +268,9 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants_any(&sleeping::NAMES) {
         sleeping::measure(bench).await?;
+    }
+    if bench.wants_any(&many::NAMES) {
+        many::measure(bench).await?;
     }
     Ok(())
 }

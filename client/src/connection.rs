@@ -4,9 +4,11 @@
 //! that connection and fails its calls on their way. The RPC system is never simply dropped,
 //! because then its callers would never get an answer.
 
+mod watchdog;
+
 use crate::guard::budget::Budget;
 use crate::guard::relayed::Relayed;
-use crate::guard::{Guard, GuardState, Watched, abort};
+use crate::guard::{Guard, GuardState, abort};
 use crate::limits::{Bites, Limits};
 use crate::reason::Reason;
 use capnp::Error;
@@ -27,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Sleep;
+use watchdog::Watchdog;
 
 /// The time for a connection that broke a rule to write its end, and for the peer to read it.
 const LAST_WRITE_SECS: u64 = 1;
@@ -37,6 +40,9 @@ const PROGRESS_SECS: u64 = 2;
 
 /// The time in which that peer has to read everything, in multiples of `PROGRESS_SECS`.
 const PROGRESSES_MAX: u32 = 5;
+
+/// Messages that a connection takes before other tasks of the thread run.
+const MESSAGES_IN_A_POLL: usize = 32;
 
 /// The most polls in which an RPC system that has ended tells its callers. That takes a few; the
 /// code of a server in it might ask for more without end.
@@ -296,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         if this.status.hurries.take() {
             this.state.borrow_mut().hurry(Duration::from_secs(PROGRESS_SECS));
         }
-        this.poll_rpc(cx);
+        this.poll_messages(cx);
         if this.status.stop.get() {
             // Without this the RPC system would tell the peer that it was asked to end.
             if let Some(reason) = this.status.reason.take() {
@@ -331,6 +337,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
+    /// Lets the RPC system handle the messages that have arrived. It takes one in each poll; answers
+    /// to all of them leave together.
+    fn poll_messages(&mut self, cx: &mut Context) {
+        for _ in 0..MESSAGES_IN_A_POLL {
+            let before = self.state.borrow().received();
+            self.poll_rpc(cx);
+            if self.state.borrow().received() == before || self.status.stop.get() {
+                return;
+            }
+        }
+    }
+
     fn poll_rpc(&mut self, cx: &mut Context) {
         let Some(rpc) = &mut self.rpc else { return };
         let state = &self.state;
@@ -470,29 +488,6 @@ struct Woken(AtomicBool);
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Checks that a watched value changes in time. It has a timer only while it watches one.
-#[derive(Default)]
-struct Watchdog {
-    watched: Option<(Watched, Pin<Box<Sleep>>)>,
-}
-
-impl Watchdog {
-    /// Returns a value that didn't change in its time.
-    fn poll(&mut self, now: Option<Watched>, cx: &mut Context) -> Option<Watched> {
-        let Some(now) = now else {
-            self.watched = None;
-            return None;
-        };
-        let begin = || tokio::time::sleep(now.time);
-        let (before, sleep) = self.watched.get_or_insert_with(|| (now, Box::pin(begin())));
-        if *before != now {
-            *before = now;
-            sleep.set(begin());
-        }
-        sleep.as_mut().poll(cx).is_ready().then_some(now)
     }
 }
 

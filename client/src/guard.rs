@@ -196,6 +196,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
         self.pipelines.door(bootstrap)
     }
 
+    /// The messages that have arrived since the connection began.
+    pub(crate) fn received(&self) -> u64 {
+        self.wire.begun()
+    }
+
     /// The driver is running, so sending needn't wake it.
     pub(crate) fn driver_runs(&mut self) {
         self.driver = None;

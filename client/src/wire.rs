@@ -256,6 +256,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (is_unfinished && self.left.is_none()).then(|| self.begun + self.received / step)
     }
 
+    /// Messages whose first bytes have arrived since the connection began.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun
+    }
+
     /// Bytes of memory that the connection's buffers take.
     pub(crate) fn held(&self) -> usize {
         let partial =

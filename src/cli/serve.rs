@@ -181,6 +181,9 @@ pub(crate) struct Options {
     /// Make every commit take this many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
+    /// Make the log be applied this many milliseconds later, each time, to try out a slow disk
+    #[arg(long, value_name = "MS")]
+    apply_delay: Option<u64>,
     /// Print one JSON object on standard output when ready, instead of text
     #[arg(long)]
     json: bool,
@@ -326,6 +329,9 @@ impl Options {
         }
         if let Some(delay) = self.commit_delay {
             server = server.commit_delay(Duration::from_millis(delay));
+        }
+        if let Some(delay) = self.apply_delay {
+            server = server.apply_delay(Duration::from_millis(delay));
         }
         server
     }

@@ -13,6 +13,9 @@ use super::error::Unfit;
 use super::raw::Root;
 use super::types::{Brand, Type};
 
+/// The times that all of a schema may be read, on the average: one of the `capnp` tool takes three.
+const READ_TIMES_MAX: usize = 8;
+
 /// All that is known of a class, and of the types that its interface speaks of.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -148,8 +151,10 @@ impl Table {
     /// # Errors
     /// When it is none, or contradicts itself.
     pub(crate) fn new(request: &[u8]) -> Result<Self, Unfit> {
-        let message =
-            capnp::serialize::read_message(request, capnp::message::ReaderOptions::new())?;
+        let mut options = capnp::message::ReaderOptions::new();
+        // Else a few bytes would be lists of millions of parts that have none.
+        options.traversal_limit_in_words(Some(READ_TIMES_MAX * request.len().div_ceil(8)));
+        let message = capnp::serialize::read_message(request, options)?;
         let request = message.get_root::<code_generator_request::Reader<'_>>()?;
         let mut about = About::default();
         for info in request.get_source_info()? {

@@ -340,6 +340,24 @@ impl Client {
     }
 }
 
+/// Serves one connection of a fuzzer, to its end and to that of all that it led to.
+#[cfg(fuzzing)]
+pub(super) async fn serve_one(
+    gateway: Rc<Gateway>,
+    entrance: Entrance,
+    taken: Rc<Taken>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let place = Rc::new(taken.connect(peer.ip()).expect("it is the only connection"));
+    let (open, ending) = (TaskTracker::new(), CancellationToken::new());
+    let served = Rc::new(Served { gateway, entrance, taken, open: open.clone(), ending });
+    let client = Client { served, peer: Peer::new(peer), reach: Reach::ThisMachine, place };
+    client.speak(stream).await;
+    open.close();
+    open.wait().await;
+}
+
 /// The client gets nothing of an impossible head.
 fn unsendable(route: &Route<'_>, reason: &str) -> Refusal {
     tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");

@@ -38,7 +38,10 @@ pub(crate) use capnp::CapnpDoor;
 pub(crate) use clients::Proxies;
 pub(crate) use door::{Door, Reach, is_loopback};
 #[cfg(fuzzing)]
-pub(crate) use fuzzed::{routes as fuzz_routes, samples as route_samples};
+pub(crate) use fuzzed::{
+    connection as fuzz_connection, connection_samples, frame_samples, frames as fuzz_frames,
+    routes as fuzz_routes, samples as route_samples,
+};
 pub(crate) use holdings::Gateway;
 pub(crate) use http::Entrance;
 pub use limits::HttpLimits;

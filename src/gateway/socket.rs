@@ -4,6 +4,8 @@
 //! The object decides whether a socket is accepted. From then on it has one capability by which it
 //! sends (`outbox`), and the gateway one by which what comes reaches the object.
 
+#[cfg(fuzzing)]
+mod fuzzed;
 mod handshake;
 mod outbox;
 mod pump;
@@ -11,6 +13,8 @@ mod surviving;
 mod under_way;
 mod wire;
 
+#[cfg(fuzzing)]
+pub(super) use fuzzed::{frames, samples};
 pub(super) use handshake::{asked, choose, hide, response, say_version, wanted};
 pub(super) use outbox::{Down, Line, Outbox};
 pub(super) use pump::{Pump, Up};

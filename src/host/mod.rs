@@ -28,7 +28,7 @@ pub use api::storage::Storage;
 pub use api::stored::{Storable, Stored, Struct};
 pub use authority::calls::Granted;
 pub(crate) use authority::nameable::parse_number;
-pub(crate) use base::activity::{Activity, Turn, present_turn};
+pub(crate) use base::activity::{Activity, Turn, present_turn, rests};
 pub use base::alarm::Alarm;
 pub(crate) use cluster::agent::Agent;
 pub(crate) use cluster::membership::ListenerHint;

@@ -472,6 +472,13 @@ impl Server {
         self
     }
 
+    /// Makes every transaction that applies the log take longer by this time, likewise.
+    #[must_use]
+    pub fn apply_delay(mut self, delay: Duration) -> Self {
+        self.log.apply_delay = delay;
+        self
+    }
+
     /// Sets the version of the program, which [`run`](Self::run) prints for `--version`;
     /// `env!("CARGO_PKG_VERSION")` is the version of its package. The default is Capstead's
     /// version.

@@ -18,6 +18,7 @@ use super::error::ServerError;
 use super::host::HostParts;
 use super::link::{HostEnd, HostLink, Hub};
 use crate::error::panic_reason;
+use crate::host::rests;
 
 /// Enough stack for handlers and all that they call; a peer's messages never nest it. The first
 /// host has no thread of its own: it runs on the one that started the server, which usually has
@@ -150,7 +151,9 @@ impl HostThread {
 }
 
 fn run(parts: HostParts, end: HostEnd, signals: &Signals) -> Result<(), ServerError> {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let mut runtime = Builder::new_current_thread();
+    runtime.enable_all().on_thread_park(rests);
+    let runtime = runtime.build_local(LocalOptions::default());
     let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
     runtime.block_on(serve(parts, end, signals))
 }

@@ -79,6 +79,14 @@ pub(crate) enum StorageError {
         reserve: u64,
     },
 
+    /// A snapshot was called back from its holder, because the pages that it kept were needed.
+    /// Nothing changed.
+    #[error(
+        "{}: the export was given up, since the server needed the room that it kept; make room, and begin again",
+        Reason::LowSpace
+    )]
+    CalledBack,
+
     /// A write came outside the turn of its object. Nothing was written.
     #[error(
         "{}: this write is outside a turn of its object; write from the object's handlers",
@@ -318,7 +326,7 @@ impl From<StorageError> for capnp::Error {
             E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => {
                 Reason::Damaged.error("a stored record of the object is damaged; tell the operator")
             }
-            E::LowSpace { .. } => Self::overloaded(cause.to_string()),
+            E::LowSpace { .. } | E::CalledBack => Self::overloaded(cause.to_string()),
             E::MapFull | E::Busy { .. } => {
                 error::overloaded("the host's storage takes no more writes now; try later")
             }
@@ -360,6 +368,7 @@ mod tests {
             (StorageError::BatchSize { bytes: 2, max: 1 }, Reason::BatchSize),
             (StorageError::OverQuota { whose: "class", bytes: 2, max: 1 }, Reason::OverQuota),
             (StorageError::LowSpace { left: 1, reserve: 2 }, Reason::LowSpace),
+            (StorageError::CalledBack, Reason::LowSpace),
             (
                 StorageError::OutsideTurn { object: ObjectId::from_bytes([9; 16]) },
                 Reason::OutsideTurn,

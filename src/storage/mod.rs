@@ -27,6 +27,7 @@ pub(crate) use self::lmdb::check::check;
 pub(crate) use self::lmdb::compact::Compacted;
 pub(crate) use self::lmdb::dir::{Access, DATA};
 pub(crate) use self::lmdb::engine::make;
+pub(crate) use self::lmdb::held::Recall;
 pub(crate) use self::lmdb::layout::{Kind, Usage};
 pub(crate) use self::lmdb::owned::Owner;
 #[cfg(test)]

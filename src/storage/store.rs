@@ -18,18 +18,18 @@ pub(crate) mod identity;
 mod overlay;
 pub(crate) mod page;
 mod records;
+mod settling;
 #[cfg(test)]
 mod tests;
 pub(crate) mod transactions;
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::id::{ObjectId, ObjectIds};
 use crate::metrics::Metrics;
@@ -67,6 +67,8 @@ pub(crate) struct Store {
     pending: FxHashMap<ObjectId, Pending>,
     /// The objects whose turns are in `pending`, in the order in which they are applied.
     order: VecDeque<(Ticket, ObjectId)>,
+    /// Objects whose turns are over by that order, and whose records lack some of their writes.
+    aside: FxHashSet<ObjectId>,
     committer: Committer,
     reads: Rc<dyn Reads>,
     /// `None` over a log without a disk, and after closing.
@@ -126,8 +128,8 @@ impl Store {
     ) -> Result<Self> {
         let committer = Committer::start(name, log, on_progress)?;
         let (pending, order) = (FxHashMap::default(), VecDeque::new());
-        let (turn, reader, targets_of) = (None, None, None);
-        Ok(Self { turn, pending, order, committer, reads, reader, room, targets_of })
+        let (turn, reader, targets_of, aside) = (None, None, None, FxHashSet::default());
+        Ok(Self { turn, pending, order, aside, committer, reads, reader, room, targets_of })
     }
 
     /// Visits every object that exists, with its header and the amount that it stores.
@@ -299,7 +301,7 @@ impl Store {
         usage.references = edges.references;
         account.check(usage)?;
         if usage.bytes > account.usage().bytes {
-            self.room.check_growth()?;
+            self.check_growth(key.len() + value.len())?;
         }
         let ticket = self.put_record(account.object(), Space::Data, key, value)?;
         self.write_edges(account.object(), key, edges)?;
@@ -399,43 +401,11 @@ impl Store {
         Some(ticket)
     }
 
-    /// Has the submitted turns committed, here or by the commit thread. Call it soon after
-    /// `submit_turn`, once for all turns that end together: these then share one sync.
-    pub(crate) fn commit_submitted(&self) {
-        self.committer.wake();
-    }
-
     /// Ends the turn and forgets its writes.
     pub(crate) fn discard(&mut self) {
         if let Some(turn) = self.turn.take() {
             turn.account.set_back(turn.before);
         }
-    }
-
-    /// Drops from memory the writes of turns that reads of the disk see; returns the last durable
-    /// ticket.
-    pub(crate) fn settle(&mut self) -> Ticket {
-        let durable = self.committer.durable();
-        let applied = self.committer.applied();
-        while let Some((_, object)) = self.order.pop_front_if(|(ticket, _)| *ticket <= applied) {
-            // A later turn of the object may still be on its way.
-            if let Entry::Occupied(mut pending) = self.pending.entry(object)
-                && pending.get_mut().settle(applied)
-            {
-                pending.remove();
-            }
-        }
-        durable
-    }
-
-    /// The last durable ticket.
-    pub(crate) fn durable(&self) -> Ticket {
-        self.committer.durable()
-    }
-
-    /// Tells whether so much waits for the disk that no new call should start.
-    pub(crate) fn is_full(&self) -> bool {
-        self.committer.is_full()
     }
 
     /// Checks that the files are as they must be, as each commit does.

@@ -21,13 +21,13 @@ const CYCLES: usize = 100;
 const CLIENTS: usize = 4;
 const COUNTERS: usize = 3;
 /// The backlogs of the lives of the server, in turn: applied at once, as usual, seconds later,
-/// never, and with so little room that calls keep waiting for it.
+/// never, and with so little room, and so slowly, that calls keep waiting for it.
 const BACKLOGS: [&[&str]; 5] = [
     &["--log-backlog", "64KiB", "--log-age", "1ms"],
     &[],
     &["--log-age", "3s"],
     &["--log-age", "1h"],
-    &["--log-backlog", "32KiB", "--log-age", "1h"],
+    &["--log-backlog", "32KiB", "--log-age", "1h", "--apply-delay", "5"],
 ];
 /// The limit for the second slowest of a hundred starts.
 const RESTART: Duration = Duration::from_secs(2);

@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use capstead::counter_capnp::counter;
+
+use crate::support::calls::{by_name, connect, read, revoke, run, save};
 use crate::support::http::{get, post};
+use crate::support::operator::{done, output, said};
 use crate::support::{Served, capstead, refused_start, scratch, serve_command, serve_with};
 
 /// Nothing is applied before the end, however much waits.
@@ -132,4 +136,93 @@ fn a_damaged_log_is_refused_with_the_entry_and_changed_by_nothing() {
     assert_all_are(&served, ROUNDS);
     served.stop();
     drop(folder);
+}
+
+/// Nothing of what these commands look at, or write, is anywhere but in the log.
+#[test]
+fn the_operators_commands_are_right_while_nothing_is_applied() {
+    let (folder, data) = scratch();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (archive, backup, restored) = (file("archive"), file("backup"), file("restored"));
+    let mut served = serve_with(&data, NEVER_APPLIED);
+    increment_all(&served);
+    done(&data, &["export", &archive, "--all"]);
+    increment_all(&served);
+    let refused = output(&data, &["import", &archive]);
+    assert!(!refused.status.success() && said(&refused).contains("exist"), "{}", said(&refused));
+    let brought = done(&data, &["import", &archive, "--replace"]);
+    assert!(brought.contains(&format!("{COUNTERS} of them existed")), "{brought}");
+    assert_all_are(&served, 1);
+    increment_all(&served);
+    let [kept, gone] = run(async {
+        let (_connection, counters) = connect(&served).await;
+        let counter = by_name(&counters, "1");
+        let saved = [save(&counter, "kept").await, save(&counter, "taken back").await];
+        revoke(&counter, "taken back").await;
+        saved
+    });
+    done(&data, &["backup", &backup]);
+    increment_all(&served);
+    let listed = |data: &Path| {
+        let tree = done(data, &["grants", "Counter/1"]);
+        assert!(tree.contains("kept") && !tree.contains("taken back"), "{tree}");
+    };
+    listed(&data);
+    served.kill();
+    let restore = capstead(["restore", &backup, &restored]).output().unwrap();
+    assert!(restore.status.success(), "{}", said(&restore));
+    for (data, value) in [(data.as_path(), 3), (Path::new(&restored), 2)] {
+        let served = serve_with(data, NEVER_APPLIED);
+        assert_all_are(&served, value);
+        listed(data);
+        run(async {
+            let (connection, _counters) = connect(&served).await;
+            let restored = |text: &str| connection.restore::<counter::Client>(text).unwrap();
+            assert_eq!(read(&restored(&kept)).await.unwrap() as u64, value);
+            read(&restored(&gone)).await.expect_err("what was taken back stays so");
+        });
+        served.stop();
+    }
+}
+
+/// The disk fails at each of the syncs in turn. The name always stands for one whole environment.
+#[test]
+fn a_compaction_whose_sync_fails_says_so_and_loses_nothing() {
+    if capstead_under_strace("fsync", 1, &["--version"]).is_none() {
+        return eprintln!("skipped what needs strace");
+    }
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "1"]);
+    (0..ROUNDS).for_each(|_| increment_all(&served));
+    served.stop();
+    let mut failed = 0;
+    for call in ["fsync", "fdatasync"] {
+        for nth in 1.. {
+            assert!(nth < 50, "it syncs without end");
+            let path = data.to_str().unwrap();
+            let output = capstead_under_strace(call, nth, &["compact", "--data", path]).unwrap();
+            let is_whole = output.status.success();
+            let text = said(&output);
+            assert!(is_whole || output.status.code().is_some_and(|code| code > 0), "{text}");
+            assert!(is_whole || text.contains("Input/output error"), "{text}");
+            let served = serve_with(&data, &["--hosts", "1"]);
+            assert_all_are(&served, ROUNDS);
+            served.stop();
+            if is_whole {
+                break;
+            }
+            failed += 1;
+        }
+    }
+    assert!(failed >= 3, "only {failed} syncs failed");
+}
+
+/// Runs the command, of whose system calls with this name the nth fails; `None` without strace.
+fn capstead_under_strace(call: &str, nth: u32, args: &[&str]) -> Option<std::process::Output> {
+    let command = capstead(args.iter().copied());
+    let inject = format!("inject={call}:error=EIO:when={nth}");
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject]);
+    strace.arg(command.get_program()).args(command.get_args());
+    strace.output().ok()
 }

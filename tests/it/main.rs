@@ -9,6 +9,7 @@ mod archive;
 mod bearer;
 mod bench_verb;
 mod build_offline;
+mod bursts;
 mod capnp_over_http;
 #[path = "../passing/class.rs"]
 mod class;

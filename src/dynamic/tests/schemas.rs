@@ -135,6 +135,17 @@ fn an_interface_has_no_more_methods_than_there_are_numbers() {
     assert!(table(65_537).unwrap_err().contains("too many methods"));
 }
 
+/// Seven words announced millions of parts that take no bytes, and cost gigabytes and seconds.
+#[test]
+fn a_schema_has_no_more_parts_than_bytes() {
+    const PARTS: u64 = 4_000_000;
+    // The root with four pointers, of which the first leads to a list of structs of no size.
+    let words = [6 << 32, 4 << 48, 0x7_0000_000d, 0, 0, 0, PARTS << 2];
+    let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+    let error = Table::new(&bytes).unwrap_err().to_string();
+    assert!(error.contains("limit"), "{error}");
+}
+
 #[test]
 fn what_is_no_schema_is_an_error() {
     assert!(Table::new(b"").is_err());

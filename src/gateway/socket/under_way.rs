@@ -85,6 +85,12 @@ impl UnderWay {
         self.pongs.get() <= PONGS_BYTES_MAX
     }
 
+    /// The messages that came to their end.
+    #[cfg(fuzzing)]
+    pub(super) fn ended(&self) -> u64 {
+        self.frames.borrow().messages
+    }
+
     fn wrote(&self, bytes: usize) {
         self.pongs.set(self.pongs.get().saturating_sub(bytes));
     }

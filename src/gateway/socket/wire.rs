@@ -78,7 +78,7 @@ impl Wire {
     }
 }
 
-fn config(limits: &HttpLimits) -> WebSocketConfig {
+pub(super) fn config(limits: &HttpLimits) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)

@@ -23,6 +23,15 @@ pub(crate) fn present_turn() -> Option<Turn> {
     HERE.try_with(look).ok().flatten()
 }
 
+/// Notes that this thread has nothing to do now; for the runtime of a host, before it sleeps.
+pub(crate) fn rests() {
+    HERE.with_borrow(|here| {
+        if let Some(activity) = here {
+            activity.rested.store(true, Ordering::Relaxed);
+        }
+    });
+}
+
 /// A host's present turn.
 #[derive(Debug)]
 pub(crate) struct Activity {
@@ -35,6 +44,8 @@ pub(crate) struct Activity {
     ordinal: AtomicU32,
     /// The thread waits for the disk.
     at_disk: AtomicBool,
+    /// The thread had nothing to do since it last committed a turn.
+    rested: AtomicBool,
     classes: Vec<&'static str>,
 }
 
@@ -69,6 +80,7 @@ impl Activity {
             interface: AtomicU64::default(),
             ordinal: AtomicU32::default(),
             at_disk: AtomicBool::default(),
+            rested: AtomicBool::default(),
             classes,
         }
     }
@@ -114,6 +126,12 @@ impl Activity {
         commit();
     }
 
+    /// Tells whether the thread had nothing to do since this was last asked: then hardly another
+    /// call waits for it.
+    pub(in crate::host) fn has_rested(&self) -> bool {
+        self.rested.swap(false, Ordering::Relaxed)
+    }
+
     /// Tells whether the thread waits for the disk.
     pub(crate) fn is_at_disk(&self) -> bool {
         self.at_disk.load(Ordering::Relaxed)
@@ -137,5 +155,21 @@ impl Activity {
         let class = self.classes.get(class).copied()?;
         let method = (interface != 0).then_some(Method { interface, ordinal });
         same.then_some(Turn { beat, class, object, method })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_rested_once_since_its_thread_had_nothing_to_do() {
+        let activity = Arc::new(Activity::new(Vec::new()));
+        rests();
+        assert!(!activity.has_rested(), "no host runs here yet");
+        activity.runs_here();
+        rests();
+        assert!(activity.has_rested());
+        assert!(!activity.has_rested(), "it has worked since");
     }
 }

@@ -16,6 +16,7 @@ use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 
 use tokio::sync::Notify;
 
@@ -38,6 +39,8 @@ pub(in crate::host) struct Turns {
     progress: Arc<Notify>,
     /// Told when more has become durable, and when the storage has failed.
     settled: Notify,
+    /// Handlers that go on when less waits for the disk.
+    held_back: RefCell<Vec<Waker>>,
 }
 
 impl Turns {
@@ -50,6 +53,7 @@ impl Turns {
             committable: Rc::default(),
             progress,
             settled: Notify::new(),
+            held_back: RefCell::default(),
         }
     }
 
@@ -122,6 +126,17 @@ impl Turns {
         !self.store.borrow().is_full()
     }
 
+    /// Tells whether a handler that runs must not go on yet, since too much waits for the commit
+    /// thread. It is woken when it may.
+    pub(in crate::host) fn holds_back(&self, handler: &Waker) -> bool {
+        // After a failure nothing will make room, and nothing is kept.
+        let holds = !self.has_room() && self.store.borrow().failure().is_none();
+        if holds {
+            self.held_back.borrow_mut().push(handler.clone());
+        }
+        holds
+    }
+
     /// Opens the gate when everything up to `ticket`, which was submitted, is durable.
     fn open_when_durable(&self, ticket: Ticket, gate: &Rc<Gate>) {
         self.submitted.borrow_mut().push_back((ticket, gate.clone()));
@@ -140,6 +155,11 @@ impl Turns {
     }
 
     /// Hands the submitted turns to the commit thread.
+    pub(in crate::host) fn hand_over_submitted(&self) {
+        self.store.borrow().hand_over_submitted();
+    }
+
+    /// Has the submitted turns committed, by this thread perhaps.
     pub(in crate::host) fn commit_submitted(&self) {
         self.store.borrow().commit_submitted();
     }

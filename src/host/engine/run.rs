@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! - All that one poll writes becomes durable together, or not at all.
-//! - A handler that has started runs to its end, unless its instance ends.
+//! - A handler that has started runs to its end, unless its instance ends. It goes on only when not
+//!   too much waits for the disk, so that none can fill the memory.
 //! - A panic of a handler ends its instance, and nothing else.
 //! - The reply waits in the gate for all that the object wrote before.
 
@@ -176,6 +177,9 @@ impl<F: Future + Unpin> Future for InTurns<'_, F> {
         let instance = self.instance;
         if instance.broken().is_some() {
             return Poll::Ready(Err(InstanceEnded));
+        }
+        if instance.vat.turns.holds_back(cx.waker()) {
+            return Poll::Pending;
         }
         let Self { cause, future, .. } = &mut *self;
         match instance.vat.busy(|| turn(instance, cause, || Pin::new(future).poll(cx))) {

@@ -3,12 +3,15 @@
 //!
 //! The vat's thread never reads the disk for it. Between the two is a short queue, so the thread
 //! waits for a slow caller. A caller who is too slow loses the snapshot, since it keeps old pages
-//! from being used again.
+//! from being used again; and so does any caller when the storage has no other room left. The
+//! storage waits for that, so it doesn't depend on the vat's thread.
 
 use std::ops::ControlFlow;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{Mutex, Notify, oneshot};
 
@@ -18,7 +21,7 @@ use crate::membrane;
 use crate::schema::admin_capnp::export;
 use crate::storage::archive::export::{Pick, export as read_all};
 use crate::storage::log::reader::Reader;
-use crate::storage::{Result as StorageResult, StorageError};
+use crate::storage::{Recall, Result as StorageResult, StorageError};
 
 /// Chunks that were read and not asked for yet.
 const CHUNKS_AHEAD: usize = 4;
@@ -51,11 +54,12 @@ pub(in crate::host) async fn begin(
 ) -> Result<export::Client> {
     let (sender, chunks) = channel(CHUNKS_AHEAD);
     let (begun, has_begun) = oneshot::channel();
+    let runtime = Handle::current();
     std::thread::Builder::new()
         .name("capstead-export".to_owned())
         .spawn(move || {
             let _open = open;
-            read(&reader, &pick, begun, &sender);
+            read(&reader, &pick, begun, (&sender, &runtime));
         })
         .map_err(|error| failed(format!("no thread for the export: {error}")))?;
     // If it couldn't begin, the first chunk says why.
@@ -67,13 +71,27 @@ pub(in crate::host) async fn begin(
     Ok(membrane::serve(export))
 }
 
-fn read(reader: &Reader, pick: &Pick, begun: oneshot::Sender<()>, chunks: &Sender<Chunk>) {
+fn read(
+    reader: &Reader,
+    pick: &Pick,
+    begun: oneshot::Sender<()>,
+    (chunks, runtime): (&Sender<Chunk>, &Handle),
+) {
     let mut is_wanted = true;
     // The caller may be gone.
     let begun = || begun.send(()).unwrap_or_default();
-    let read: StorageResult<()> = read_all(reader, pick, begun, &mut |frames| {
-        is_wanted = chunks.blocking_send(Chunk::Frames(frames)).is_ok();
-        if is_wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    let called_back = Arc::new(Notify::new());
+    let call = called_back.clone();
+    let recall = Recall::new(move || call.notify_one());
+    let read: StorageResult<()> = read_all((reader, &recall), pick, begun, &mut |frames| {
+        let sent = runtime.block_on(async {
+            tokio::select! {
+                sent = chunks.send(Chunk::Frames(frames)) => Some(sent.is_ok()),
+                () = called_back.notified() => None,
+            }
+        });
+        is_wanted = sent.unwrap_or(true);
+        if sent == Some(true) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     let last = read.map_or_else(Chunk::Failed, |()| Chunk::Whole);
     if is_wanted {

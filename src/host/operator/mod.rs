@@ -10,7 +10,9 @@ use crate::storage::StorageError;
 /// The error as the operator may see it: in full.
 fn storage_failed(error: &StorageError) -> capnp::Error {
     match error {
-        StorageError::LowSpace { .. } => capnp::Error::overloaded(error.to_string()),
+        StorageError::LowSpace { .. } | StorageError::CalledBack => {
+            capnp::Error::overloaded(error.to_string())
+        }
         StorageError::OverQuota { .. } => capnp::Error::failed(error.to_string()),
         _ => Reason::StorageFailed.error(error),
     }

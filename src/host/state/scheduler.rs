@@ -9,7 +9,8 @@
 //!   read waits longer, [behind](self::behind), and holds up nobody else's.
 //! - No call starts within a turn or within the start of another call, so that no chain of calls
 //!   nests the stack. A panic that unwinds through here leaves the vat idle.
-//! - No call starts while too much waits for the commit thread.
+//! - No call starts while too much waits for the commit thread. When less does, calls start before
+//!   those go on that run already: see `Turns::holds_back`.
 //! - A call is under way from its acceptance until its [`UnderWay`] is dropped. A vat that is
 //!   closing accepts only calls of its own objects, which belong to calls under way.
 

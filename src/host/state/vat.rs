@@ -262,7 +262,11 @@ async fn commit_submitted(vat: Weak<Vat>, committable: Rc<Notify>) {
     loop {
         committable.notified().await;
         let Some(vat) = vat.upgrade() else { return };
-        vat.activity.at_disk(|| vat.turns.commit_submitted());
+        if vat.activity.has_rested() {
+            vat.activity.at_disk(|| vat.turns.commit_submitted());
+        } else {
+            vat.turns.hand_over_submitted();
+        }
     }
 }
 

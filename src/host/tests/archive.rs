@@ -27,18 +27,18 @@ use crate::sturdyref::{Authority, Citation, ReferenceCipher};
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
 
 pub(super) fn world(data: &Path) -> World {
-    world_of(data, class_of::<super::trial::Trial>())
+    world_with(data, class_of::<super::trial::Trial>(), LogOptions::default())
 }
 
 /// A world with this class alone.
-pub(super) fn world_of(data: &Path, class: Class) -> World {
+pub(super) fn world_with(data: &Path, class: Class, log: LogOptions) -> World {
     let metrics = Arc::default();
     let vat = Vat::open(VatOptions {
         name: "test".to_owned(),
         data: data.to_owned(),
         classes: vec![class],
         metrics: Arc::clone(&metrics),
-        log: LogOptions::default(),
+        log,
         retention: MINUTE,
         reference_cipher: ReferenceCipher::new(&[7; 32]),
         awake: AwakeLimits::NONE,
@@ -154,6 +154,37 @@ fn a_facet_of_a_sleeping_object_breaks_when_that_is_replaced() {
         import_all(&host, &object("x", 2, &[])).await.unwrap();
         assert_eq!(read(&held).await.unwrap_err().kind, capnp::ErrorKind::Disconnected);
         assert_eq!(read(&world.object("x")).await.unwrap(), 2);
+    });
+}
+
+/// It would keep every page that is freed, and writes that grow nothing would fill the map.
+#[test]
+fn an_export_that_stands_still_ends_before_the_storage_does() {
+    run_within(MINUTE, async {
+        let dir = tempfile::tempdir().unwrap();
+        let map_bytes = 128 << 20;
+        let log = LogOptions { map_bytes, reserve_bytes: Some(1 << 20), ..LogOptions::default() };
+        let world = world_with(dir.path(), class_of::<super::trial::Trial>(), log);
+        let host = admin(&world, MINUTE);
+        import_all(&host, &object("x", 1, &borrowed(&large(12)))).await.unwrap();
+        let export = begin_export(&host).await.unwrap();
+        let instance = world.instance("y");
+        for n in 0..60 {
+            turn(&instance, |storage| {
+                (0..8).for_each(|key: u8| storage.put([key], vec![n; 1 << 20]).unwrap());
+            });
+            world.vat.flush().await.unwrap();
+        }
+        let ended = loop {
+            match next(&export).await {
+                Ok(frames) => assert!(!frames.is_empty(), "it is not whole"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(ended.kind, capnp::ErrorKind::Overloaded);
+        assert!(ended.extra.contains("low-space: the export was given up"), "{ended}");
+        let export = begin_export(&host).await.unwrap();
+        while !next(&export).await.unwrap().is_empty() {}
     });
 }
 

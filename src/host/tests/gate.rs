@@ -1,13 +1,18 @@
 //! Nothing leaves an object before the writes that it made before are durable.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::rc::Rc;
+use std::task::{self, Poll, Waker};
 
 use super::trial::{World, call_note, call_write, log, over, read, run, settle, trial};
+use crate::host::Context;
+use crate::host::engine::run::{InTurns, TurnCause};
+use crate::limits::{COMMIT_GROUP_BYTES, COMMIT_QUEUE_BYTES};
 
 fn is_ready<T>(future: &mut (impl Future<Output = T> + Unpin)) -> bool {
-    matches!(pin!(future).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
+    matches!(pin!(future).poll(&mut task::Context::from_waker(Waker::noop())), Poll::Ready(_))
 }
 
 fn relay(object: &trial::Client, to: trial::Client, n: u64) {
@@ -94,6 +99,48 @@ fn calls_out_wait_and_keep_their_order() {
             assert!(direct.is_sorted(), "{hops} hops: {direct:?}");
         });
     }
+}
+
+/// A handler that writes without end waits for the disk like new calls do, and goes on after those.
+#[test]
+fn a_handler_that_writes_without_end_fills_no_memory_and_holds_up_nobody() {
+    const PUTS: usize = 150;
+    run(async {
+        let world = World::new();
+        call_write(&world.object("y"), 1).promise.await.unwrap();
+        let instance = world.instance("x");
+        let (count, writing) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(true)));
+        let held = world.disk.hold();
+        let (counted, ended) = (count.clone(), writing.clone());
+        tokio::task::spawn_local(async move {
+            let work = async {
+                let storage = Context::new(instance.clone()).storage();
+                for n in 0..PUTS {
+                    storage.put(n.to_be_bytes(), vec![7; 1 << 20]).unwrap();
+                    counted.set(n + 1);
+                    tokio::task::yield_now().await;
+                }
+            };
+            let cause = TurnCause::default();
+            let future = Box::pin(work);
+            let turns = InTurns { instance: &instance, cause, future };
+            assert!(turns.await.is_ok());
+            ended.set(false);
+        });
+        settle().await;
+        let most = COMMIT_QUEUE_BYTES + COMMIT_GROUP_BYTES;
+        assert!((10..=most >> 20).contains(&count.get()), "{} MiB wait", count.get());
+        let mut later = call_write(&world.object("y"), 2).promise;
+        settle().await;
+        assert!(!is_ready(&mut later));
+        drop(held);
+        later.await.unwrap();
+        assert!(count.get() < PUTS, "it went on before the call that came later");
+        while writing.get() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(count.get(), PUTS);
+    });
 }
 
 /// When the disk fails, what waits for it never leaves.

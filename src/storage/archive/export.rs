@@ -5,11 +5,13 @@
 //! pages. So the reader of the frames must not be slow without limit. It never writes.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::id::{ObjectId, Shard};
 use crate::storage::archive::{Frame, Record, Records};
-use crate::storage::error::Result;
+use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::engine::Snapshot;
+use crate::storage::lmdb::held::Recall;
 use crate::storage::lmdb::layout::keys::RecordPath;
 use crate::storage::lmdb::layout::{ShardMeta, damaged, log_shard, shard_key};
 use crate::storage::lmdb::scan;
@@ -46,24 +48,28 @@ pub(crate) type TakeFrames<'a> = dyn FnMut(Vec<u8>) -> ControlFlow<()> + 'a;
 /// Reads the selected objects, until `take` has enough. `begun` is called once the moment is fixed.
 ///
 /// # Errors
-/// `Corrupt` at a damaged record, or the disk can't be read: the frames taken so far are
-/// incomplete.
+/// `CalledBack` after a call of `recall`; `Corrupt` at a damaged record, or the disk can't be read:
+/// the frames taken so far are incomplete.
 pub(crate) fn export(
-    reader: &Reader,
+    (reader, recall): (&Reader, &Arc<Recall>),
     pick: &Pick,
     begun: impl FnOnce(),
     take: &mut TakeFrames<'_>,
 ) -> Result<()> {
-    reader.snapshot(|snapshot| {
+    reader.long_snapshot(recall, |snapshot| {
         begun();
         let (frames, records, shard, spaces) = (Vec::new(), Vec::new(), None, pick.spaces);
-        let mut export = Export { snapshot, spaces, frames, records, shard, take };
+        let mut export = Export { snapshot, recall, spaces, frames, records, shard, take };
         let mut next = match pick.id {
             Some(id) => Some(id),
             None => scan::next_object(snapshot, None)?,
         };
         while let Some(id) = next {
-            if pick.means(snapshot, id)? && export.object(id)?.is_break() {
+            let is_wanted = !pick.means(snapshot, id)? || export.object(id)?.is_continue();
+            if recall.is_called() {
+                return Err(StorageError::CalledBack);
+            }
+            if !is_wanted {
                 return Ok(());
             }
             next = if pick.id.is_some() { None } else { scan::next_object(snapshot, next)? };
@@ -82,6 +88,7 @@ impl Pick {
 
 struct Export<'a, 't> {
     snapshot: &'a Snapshot<'a>,
+    recall: &'a Recall,
     spaces: &'static [Space],
     /// Whole frames that weren't handed out yet.
     frames: Vec<u8>,
@@ -129,6 +136,9 @@ impl Export<'_, '_> {
     }
 
     fn record(&mut self, record: &Record<'_>) -> ControlFlow<()> {
+        if self.recall.is_called() {
+            return ControlFlow::Break(());
+        }
         let length = record.key.len() + record.value.len();
         // A value that fills a frame gets one of its own, so that no frame is larger than
         // necessary.

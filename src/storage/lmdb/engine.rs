@@ -1,4 +1,4 @@
-//! The only file that names LMDB.
+//! The only file that names LMDB, with `bulk`, which has its names from here.
 //!
 //! The Rust binding is unsound from safe code in places: iterators that outlive their cursor,
 //! slices that outlive a write, a map resized under a transaction. So only owned bytes leave this
@@ -9,6 +9,10 @@
 //! write transaction follows the first failed one: the content of the disk is then unknown, and a
 //! second sync could report success for pages that the first one lost.
 
+mod bulk;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -18,13 +22,15 @@ use std::sync::{Arc, OnceLock};
 
 use ::lmdb::{
     Cursor as _, Database, Environment as Lmdb, EnvironmentFlags, Error, RoTransaction,
-    RwTransaction, Transaction as _, WriteFlags,
+    RwTransaction, Transaction, WriteFlags,
 };
 
+pub(crate) use self::bulk::Bulk;
 use crate::limits::MAP_BYTES;
 use crate::storage::error::{Result, StorageError, io_error};
 use crate::storage::lmdb::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER, random_name};
 use crate::storage::lmdb::disk;
+use crate::storage::lmdb::held::{HeldSnapshots, Holding, Recall};
 use crate::storage::lmdb::layout::{
     self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind,
 };
@@ -67,6 +73,7 @@ pub(crate) struct Environment {
     map_bytes: u64,
     page_bytes: u64,
     failure: OnceLock<Arc<StorageError>>,
+    snapshots: HeldSnapshots,
     files: Arc<Watched>,
     dir: EnvironmentDir,
 }
@@ -136,7 +143,18 @@ impl Environment {
         let files = Watched::new(files.iter().map(|name| dir.path().join(name)))?;
         let page_bytes = lmdb.stat().map_err(failed("read the page size"))?.page_size().into();
         let (map_bytes, failure) = (map_bytes as u64, OnceLock::new());
-        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, dir })
+        let snapshots = HeldSnapshots::default();
+        Ok(Self {
+            lmdb,
+            database,
+            incarnation,
+            map_bytes,
+            page_bytes,
+            failure,
+            snapshots,
+            files,
+            dir,
+        })
     }
 
     /// The directory with its files.
@@ -161,11 +179,29 @@ impl Environment {
         self.map_bytes.saturating_sub(last)
     }
 
-    /// Bytes of free pages before the last page.
+    /// The snapshots that are held for long.
+    pub(crate) fn snapshots(&self) -> &HeldSnapshots {
+        &self.snapshots
+    }
+
+    /// From now on, as long as the result exists, a snapshot counts as held. It must be begun
+    /// before the next write.
     ///
     /// # Errors
-    /// LMDB can't read its list of them.
+    /// LMDB can't read its list of free pages.
+    pub(crate) fn hold(&self, recall: Arc<Recall>) -> Result<Holding<'_>> {
+        Ok(self.snapshots.hold(recall, self.bytes_free()?))
+    }
+
+    /// Bytes of free pages before the last page that can be used again, as far as that is known.
+    ///
+    /// # Errors
+    /// LMDB can't read its list of free pages.
     pub(crate) fn bytes_reusable(&self) -> Result<u64> {
+        Ok(self.snapshots.reusable(self.bytes_free()?))
+    }
+
+    fn bytes_free(&self) -> Result<u64> {
         let pages = self.lmdb.freelist().map_err(failed("count the free pages"))?;
         Ok(pages as u64 * self.page_bytes)
     }
@@ -181,7 +217,7 @@ impl Environment {
     /// LMDB can't say.
     pub(crate) fn bytes_used(&self) -> Result<u64> {
         let taken = self.map_bytes - self.bytes_unmapped();
-        Ok(taken.saturating_sub(self.bytes_reusable()?))
+        Ok(taken.saturating_sub(self.bytes_free()?))
     }
 
     /// The number of records.
@@ -391,56 +427,6 @@ impl Changes<'_> {
     }
 }
 
-/// A new environment that is filled from its first key to its last, and used only afterwards.
-pub(crate) struct Bulk {
-    lmdb: Lmdb,
-    database: Database,
-}
-
-impl Bulk {
-    /// Makes an environment's files in `path`, an empty directory, without a marker.
-    ///
-    /// # Errors
-    /// LMDB can't make them.
-    pub(crate) fn make(path: &Path, map_bytes: usize) -> Result<Self> {
-        let lmdb = Lmdb::new()
-            // The data isn't relied on before `finish`, which syncs once.
-            .set_flags(EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_SYNC)
-            .set_map_size(map_bytes)
-            .open_with_permissions(path, FILE_MODE)
-            .map_err(failed("make the environment"))?;
-        let database = lmdb.open_db(None).map_err(failed("open the database"))?;
-        Ok(Self { lmdb, database })
-    }
-
-    /// Adds records, each with a key greater than all that are there.
-    ///
-    /// # Errors
-    /// A key isn't greater than the last one, or LMDB fails: the environment must be discarded.
-    pub(crate) fn append<'a>(
-        &self,
-        records: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Result<()> {
-        let mut txn = self.lmdb.begin_rw_txn().map_err(failed("begin a write"))?;
-        for (key, record) in records {
-            let slot = txn
-                .reserve(self.database, &key, CHECKSUM_BYTES + record.len(), WriteFlags::APPEND)
-                .map_err(failed("append"))?;
-            layout::fill(slot, key, record);
-        }
-        txn.commit().map_err(failed("commit"))
-    }
-
-    /// Makes all of it durable; returns the number of records.
-    ///
-    /// # Errors
-    /// That failed: the environment must be discarded.
-    pub(crate) fn finish(self) -> Result<u64> {
-        self.lmdb.sync(true).map_err(failed("sync"))?;
-        Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
-    }
-}
-
 fn commit<T>(
     lmdb: &Lmdb,
     database: Database,
@@ -494,6 +480,3 @@ fn failed(action: &'static str) -> impl Fn(Error) -> StorageError {
         error => StorageError::Lmdb { action, source: Box::new(error) },
     }
 }
-
-#[cfg(test)]
-mod tests;

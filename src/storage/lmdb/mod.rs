@@ -5,6 +5,7 @@ pub(crate) mod compact;
 pub(crate) mod dir;
 pub(crate) mod disk;
 pub(crate) mod engine;
+pub(crate) mod held;
 pub(crate) mod layout;
 pub(crate) mod owned;
 pub(crate) mod pairs;

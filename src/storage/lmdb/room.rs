@@ -2,13 +2,14 @@
 //!
 //! The engine needs free pages even to delete, and a really full disk ends the process. So growth
 //! is refused while there is still room for everything that was accepted, and for deleting. The
-//! commit thread measures after its commits. While room is low, a write that is about to be refused
-//! measures again, so that growth resumes as soon as there is room.
+//! commit thread measures after its commits; what waits for it is taken off that. While room is
+//! low, a write that is about to be refused measures again, so that growth resumes as soon as there
+//! is room.
 //!
 //! This is a precaution, not a promise: other programs may fill the disk in between.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::IMPORT_RESERVE_BYTES;
 use crate::storage::error::{Result, StorageError};
@@ -16,14 +17,20 @@ use crate::storage::error::{Result, StorageError};
 /// The most bytes written between two measurements while there is plenty of room.
 const MEASURE_EVERY_BYTES: u64 = 1 << 20;
 
-/// Measures how many bytes the storage can still take.
-pub(crate) type Measure = Box<dyn Fn() -> Result<u64> + Send + Sync>;
+/// The room that a byte takes which waits for the log: there once, and about twice in the
+/// environment, since records don't fill their pages.
+pub(crate) const QUEUED_FACTOR: u64 = 3;
+
+/// Measures how many bytes the storage can still take, after the given number of bytes that were
+/// accepted and aren't in the log yet.
+pub(crate) type Measure = Box<dyn Fn(u64) -> Result<u64> + Send + Sync>;
 
 /// The free room on disk and in the map; shared by the vat thread and the commit thread.
 pub(crate) struct Room {
     reserve: u64,
     measure: Measure,
-    low: AtomicBool,
+    /// The bytes left at the last measurement, if nothing is queued.
+    left: AtomicU64,
     /// Bytes written since the last measurement.
     written: AtomicU64,
 }
@@ -31,8 +38,8 @@ pub(crate) struct Room {
 impl Room {
     /// Keeps `reserve` bytes free, of those that `measure` finds left.
     pub(crate) fn new(reserve: u64, measure: Measure) -> Self {
-        let room =
-            Self { reserve, measure, low: AtomicBool::default(), written: AtomicU64::new(0) };
+        let (left, written) = (AtomicU64::new(0), AtomicU64::new(0));
+        let room = Self { reserve, measure, left, written };
         room.refresh();
         room
     }
@@ -40,7 +47,12 @@ impl Room {
     /// Unlimited room, for a log without a disk.
     #[cfg(test)]
     pub(crate) fn endless() -> std::sync::Arc<Self> {
-        std::sync::Arc::new(Self::new(0, Box::new(|| Ok(u64::MAX))))
+        std::sync::Arc::new(Self::new(0, Box::new(|_| Ok(u64::MAX))))
+    }
+
+    /// The bytes that are kept free.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.reserve
     }
 
     /// Called after a commit of this many bytes, by the thread that made it.
@@ -51,41 +63,37 @@ impl Room {
         }
     }
 
-    /// Checks that objects may store more than they do.
+    /// Checks that objects may store more than they do, when this many bytes that were accepted
+    /// aren't in the log yet.
     ///
     /// # Errors
     /// `LowSpace`.
-    pub(crate) fn check_growth(&self) -> Result<()> {
-        if !self.low.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        match self.refresh() {
-            Some(left) if left < self.reserve => {
-                Err(StorageError::LowSpace { left, reserve: self.reserve })
-            }
-            _ => Ok(()),
-        }
+    pub(crate) fn check_growth(&self, queued: u64) -> Result<()> {
+        let taken = queued.saturating_mul(QUEUED_FACTOR);
+        let left = self.left.load(Ordering::Relaxed).saturating_sub(taken);
+        if left >= self.reserve { Ok(()) } else { self.check(self.reserve, queued) }
     }
 
     /// Checks that an import may write its next step.
     ///
     /// # Errors
     /// `LowSpace`.
-    pub(crate) fn check_import(&self) -> Result<()> {
-        let reserve = self.reserve.max(IMPORT_RESERVE_BYTES);
-        match self.refresh() {
-            Some(left) if left < reserve => Err(StorageError::LowSpace { left, reserve }),
+    pub(crate) fn check_import(&self, queued: u64) -> Result<()> {
+        self.check(self.reserve.max(IMPORT_RESERVE_BYTES), queued)
+    }
+
+    fn check(&self, reserve: u64, queued: u64) -> Result<()> {
+        self.refresh();
+        match (self.measure)(queued) {
+            Ok(left) if left < reserve => Err(StorageError::LowSpace { left, reserve }),
+            // A failed measurement counts as enough: the commit notices a really full disk.
             _ => Ok(()),
         }
     }
 
-    /// The bytes that are left; `None` if they can't be measured, which counts as enough: the
-    /// commit notices a really full disk.
-    fn refresh(&self) -> Option<u64> {
+    fn refresh(&self) {
         self.written.store(0, Ordering::Relaxed);
-        let left = (self.measure)().ok();
-        self.low.store(left.is_some_and(|left| left < self.reserve), Ordering::Relaxed);
-        left
+        self.left.store((self.measure)(0).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -93,7 +101,7 @@ impl fmt::Debug for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Room")
             .field("reserve", &self.reserve)
-            .field("low", &self.low)
+            .field("left", &self.left)
             .finish_non_exhaustive()
     }
 }
@@ -104,25 +112,42 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn growth_is_refused_while_little_is_left_and_goes_on_when_there_is_room() {
+    fn start(reserve: u64) -> (Room, Arc<AtomicU64>) {
         let left = Arc::new(AtomicU64::new(5_000));
         let measured = left.clone();
-        let room = Room::new(4_000, Box::new(move || Ok(measured.load(Ordering::Relaxed))));
-        room.check_growth().unwrap();
+        let measure = move |queued: u64| {
+            Ok(measured.load(Ordering::Relaxed).saturating_sub(queued * QUEUED_FACTOR))
+        };
+        (Room::new(reserve, Box::new(measure)), left)
+    }
+
+    #[test]
+    fn growth_is_refused_while_little_is_left_and_goes_on_when_there_is_room() {
+        let (room, left) = start(4_000);
+        room.check_growth(0).unwrap();
         left.store(3_999, Ordering::Relaxed);
         room.committed(999);
-        room.check_growth().unwrap();
+        room.check_growth(0).unwrap();
         room.committed(1);
-        let refused = room.check_growth().unwrap_err();
+        let refused = room.check_growth(0).unwrap_err();
         assert!(matches!(refused, StorageError::LowSpace { left: 3_999, reserve: 4_000 }));
         left.store(4_000, Ordering::Relaxed);
-        room.check_growth().unwrap();
+        room.check_growth(0).unwrap();
+    }
+
+    #[test]
+    fn bytes_that_were_accepted_and_wait_for_the_log_take_room() {
+        let (room, left) = start(4_000);
+        room.check_growth(333).unwrap();
+        let refused = room.check_growth(334).unwrap_err();
+        assert!(matches!(refused, StorageError::LowSpace { left: 3_998, reserve: 4_000 }));
+        left.store(6_000, Ordering::Relaxed);
+        room.check_growth(334).unwrap();
     }
 
     #[test]
     fn what_cannot_be_measured_is_not_refused() {
-        let room = Room::new(1, Box::new(|| Err(StorageError::MapFull)));
-        room.check_growth().unwrap();
+        let room = Room::new(1, Box::new(|_| Err(StorageError::MapFull)));
+        room.check_growth(0).unwrap();
     }
 }

@@ -2,22 +2,29 @@
 //! append them, apply them, and wait for that.
 //!
 //! **Invariants:** entries are applied in the order in which they were pushed. `count` moves only
-//! after the environment durably has all entries up to it. After `failure` is set it never moves
-//! again.
+//! after the environment durably has all entries up to it, but for writes to objects in `aside`.
+//! After `failure` is set it never moves again.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
+
 use crate::clock::monotonic;
+use crate::id::ObjectId;
 use crate::limits::{BACKLOG_AGE, BACKLOG_BYTES};
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::watched::Watched;
 use crate::storage::log::entry::Entry;
 use crate::storage::position::End;
+
+/// The log may be this number of times as long as the backlog while a large object is cleared: a
+/// start after a crash reads all of it.
+const KEPT_FACTOR: u64 = 16;
 
 /// The size and age of the entries that may wait: fewer and larger transactions write fewer pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +56,9 @@ pub(crate) struct Applied {
     /// Notified when the backlog, or what is wanted of it, changes.
     changed: Condvar,
     count: AtomicU64,
+    /// The objects that are being cleared beside later entries, which lack the writes to them.
+    aside: Mutex<FxHashSet<ObjectId>>,
+    any_aside: AtomicBool,
     /// The bytes in the backlog, for readers without the lock.
     bytes: AtomicU64,
     failure: OnceLock<Arc<StorageError>>,
@@ -81,6 +91,8 @@ impl Applied {
             waiting: Mutex::default(),
             changed: Condvar::new(),
             count: AtomicU64::new(0),
+            aside: Mutex::default(),
+            any_aside: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             failure: OnceLock::new(),
             observer: OnceLock::new(),
@@ -89,9 +101,28 @@ impl Applied {
         }
     }
 
-    /// The number of entries that were pushed and that the environment has.
+    /// The number of entries that were pushed and that the environment has, but for writes to the
+    /// objects of `aside`.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)
+    }
+
+    /// The objects of which the environment may lack writes that it should have by `count`, which
+    /// has to be read before.
+    pub(crate) fn aside(&self) -> FxHashSet<ObjectId> {
+        if self.any_aside.load(Ordering::Acquire) {
+            return self.aside.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        FxHashSet::default()
+    }
+
+    /// The environment may lack writes to these objects from now on, and none to others.
+    pub(super) fn set_aside(&self, objects: impl Iterator<Item = ObjectId>) {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        aside.clear();
+        aside.extend(objects);
+        // Release: those who see a count that is set later see this too.
+        self.any_aside.store(!aside.is_empty(), Ordering::Release);
     }
 
     /// The failure after which nothing is applied any more, if there was one.
@@ -131,10 +162,9 @@ impl Applied {
         let upto = waiting.wanted;
         let is_behind = |_: &mut Waiting| self.count() < upto && self.failure().is_none();
         drop(self.changed.wait_while(waiting, is_behind).unwrap_or_else(PoisonError::into_inner));
-        match self.failure() {
-            Some(failure) if self.count() < upto => Err(StorageError::Latched(failure.clone())),
-            _ => Ok(()),
-        }
+        // An object may still be cleared.
+        drop(self.between());
+        self.failure().map_or(Ok(()), |failure| Err(StorageError::Latched(failure.clone())))
     }
 
     /// Waits while twice as much waits as may. Calls don't start then; but an import, or turns that
@@ -175,17 +205,12 @@ impl Applied {
 
     /// Waits until it is time, and takes all entries; returns false when there will be no more.
     pub(super) fn take(&self, taken: &mut VecDeque<(Entry, End)>) -> bool {
-        let (due, longest) = (self.limits.due(), self.limits.age);
         let mut waiting = self.waiting();
-        loop {
-            let is_wanted = waiting.closing || waiting.wanted > self.count();
+        while !self.is_due(&waiting) {
             match waiting.since {
                 Some(since) => {
-                    let age = since.elapsed();
-                    if is_wanted || age >= longest || waiting.bytes >= due {
-                        break;
-                    }
-                    let waited = self.changed.wait_timeout(waiting, longest.saturating_sub(age));
+                    let left = self.limits.age.saturating_sub(since.elapsed());
+                    let waited = self.changed.wait_timeout(waiting, left);
                     (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 }
                 None if waiting.closing => return false,
@@ -195,9 +220,28 @@ impl Applied {
                 }
             }
         }
-        (waiting.since, waiting.bytes) = (None, 0);
-        std::mem::swap(&mut waiting.entries, taken);
+        take_all(&mut waiting, taken);
         true
+    }
+
+    /// Takes all entries if it is time.
+    pub(super) fn take_due(&self, taken: &mut VecDeque<(Entry, End)>) {
+        let mut waiting = self.waiting();
+        if self.is_due(&waiting) {
+            take_all(&mut waiting, taken);
+        }
+    }
+
+    fn is_due(&self, waiting: &Waiting) -> bool {
+        let is_wanted = waiting.closing || waiting.wanted > self.count();
+        waiting.since.is_some_and(|since| {
+            is_wanted || since.elapsed() >= self.limits.age || waiting.bytes >= self.limits.due()
+        })
+    }
+
+    /// The most bytes of the log that are kept for a clearing of a large object.
+    pub(super) fn kept_max(&self) -> u64 {
+        self.limits.bytes.saturating_mul(KEPT_FACTOR)
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -226,7 +270,7 @@ impl Applied {
         if present().is_some_and(|present| Arc::ptr_eq(&present, &file)) { checked } else { Ok(()) }
     }
 
-    /// The environment durably has the next `entries` entries, of this many bytes.
+    /// The environment durably has the next `entries` entries, and this many bytes wait no more.
     pub(super) fn advance(&self, entries: u64, bytes: u64) {
         // With the lock, so that no waiting thread misses it.
         let waiting = self.waiting();
@@ -257,6 +301,11 @@ impl Applied {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn take_all(waiting: &mut Waiting, taken: &mut VecDeque<(Entry, End)>) {
+    (waiting.since, waiting.bytes) = (None, 0);
+    std::mem::swap(&mut waiting.entries, taken);
 }
 
 impl fmt::Debug for Applied {

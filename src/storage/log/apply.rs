@@ -7,10 +7,19 @@
 //! Usually one transaction is enough. When the writes touch very many pages, or little room is
 //! left, there are several, and the last one records how far the environment is. Then a crash may
 //! leave some of the writes; the next start makes all of them again, which gives the same records.
+//! The clearing of a large object takes many more, and the entries after it don't wait for it
+//! (see `sweeps`).
+
+pub(super) mod sweeps;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
+use self::sweeps::Sweeps;
 use crate::id::{ObjectId, Shard};
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
@@ -20,9 +29,9 @@ use crate::storage::lmdb::layout::keys::{EngineKey, RecordPath, below_prefix, sp
 use crate::storage::lmdb::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, LogState, ShardMeta, damaged, shard_key,
 };
-use crate::storage::log::batch::{Op, Ops, split_head};
+use crate::storage::log::batch::{Op, Ops, WriteSet, split_head};
 use crate::storage::log::entry::Entry;
-use crate::storage::position::End;
+use crate::storage::position::{End, NONCE_BYTES};
 
 /// Entries of about this many bytes are applied together.
 pub(super) const SLICE_BYTES: u64 = 16 << 20;
@@ -36,45 +45,143 @@ const SORTED_TOGETHER: usize = 1 << 16;
 /// The pages that a change of one record copies, where no other record shares them: a leaf, and
 /// some of the pages above it.
 const PAGES_OF_A_RECORD: u64 = 2;
+/// Pages that a transaction copies in any case, rounded up.
+const COMMIT_PAGES: u64 = 16;
+/// For a clearing beside others, which soon have a turn then.
+pub(super) const CLEARING_BYTES: u64 = 16 << 20;
 
-/// Applies the entries of the log `nonce`, up to the last of them, and records that.
-///
-/// # Errors
-/// Those of [`Environment::write`]: nothing can be applied any more.
-pub(super) fn apply(
-    env: &Environment,
-    nonce: [u8; 16],
-    entries: &[(Entry, End)],
-    metrics: &Metrics,
-) -> std::result::Result<(), Arc<StorageError>> {
-    let Some((_, applied)) = entries.last() else { return Ok(()) };
-    let mut work = Work::of(entries).map_err(Arc::new)?;
-    loop {
-        let most = room(env).map_err(Arc::new)?;
-        let is_done = env.write(|changes| {
-            if !work.go_on(changes, env.page_bytes(), most)? {
-                return Ok(false);
+/// The bytes of pages that a change of one record copies.
+pub(super) fn record_bytes(page: u64) -> u64 {
+    PAGES_OF_A_RECORD * page
+}
+
+/// An environment that receives the entries of a log.
+pub(super) struct Target<'a> {
+    pub(super) env: &'a Environment,
+    /// The name of the log.
+    pub(super) nonce: [u8; NONCE_BYTES],
+    pub(super) metrics: &'a Metrics,
+    /// Snapshots are called back when fewer bytes than these are left.
+    pub(super) low: u64,
+    /// The most bytes of pages that a transaction copies for a clearing beside other entries.
+    pub(super) clearing: u64,
+    /// Time to sleep before every transaction.
+    pub(super) delay: Duration,
+}
+
+impl Target<'_> {
+    /// Applies the entries, up to the last of them, and records that.
+    ///
+    /// # Errors
+    /// Those of [`Environment::write`]: nothing can be applied any more.
+    pub(super) fn apply(&self, entries: &[(Entry, End)]) -> Applies {
+        self.apply_beside(entries, None)
+    }
+
+    /// The same, beside clearings of large objects, to which such clearings are added. As long as
+    /// there are any, nothing is recorded.
+    ///
+    /// # Errors
+    /// As for `apply`.
+    pub(super) fn apply_beside(
+        &self,
+        entries: &[(Entry, End)],
+        mut sweeps: Option<&mut Sweeps>,
+    ) -> Applies {
+        let Some((_, end)) = entries.last() else { return Ok(()) };
+        let mut work = Work::of(entries).map_err(Arc::new)?;
+        loop {
+            thread::sleep(self.delay);
+            let most = self.room().map_err(Arc::new)?;
+            let went = self.env.write(|changes| {
+                let page = self.env.page_bytes();
+                let beside = sweeps.as_deref_mut().map(|sweeps| (sweeps, self.clearing));
+                let went = work.go_on(changes, (page, most), beside)?;
+                if went.is_done {
+                    let metas = std::mem::take(&mut work.metas);
+                    match sweeps.as_deref_mut().filter(|sweeps| !sweeps.is_empty()) {
+                        Some(sweeps) => sweeps.keep(metas.into_iter(), *end),
+                        None => self.record(changes, metas, *end)?,
+                    }
+                }
+                Ok(went)
+            })?;
+            self.committed(went.copied);
+            if went.is_done {
+                return Ok(());
             }
-            work.write_metas(changes)?;
-            set_log(changes, Some(nonce), Some(LogState { nonce, applied: *applied }))?;
-            Ok(true)
-        })?;
-        metrics.applies_total.add(1);
-        if is_done {
-            return Ok(());
         }
     }
+
+    /// Goes on with the clearings in one short transaction; at the end of all of them, it records
+    /// what was applied beside them.
+    ///
+    /// # Errors
+    /// As for `apply`.
+    pub(super) fn sweep(&self, sweeps: &mut Sweeps) -> Applies {
+        thread::sleep(self.delay);
+        let most = self.room().map_err(Arc::new)?.min(self.clearing);
+        let copied = self.env.write(|changes| {
+            let copied = sweeps.go_on(changes, self.env.page_bytes(), most)?;
+            if sweeps.is_empty() {
+                let (metas, end) = sweeps.finish();
+                self.record(changes, metas, end)?;
+            }
+            Ok(copied)
+        })?;
+        self.committed(copied);
+        Ok(())
+    }
+
+    /// Tells whether the disk has room for a log that can't be given up for a while.
+    pub(super) fn has_plenty(&self) -> bool {
+        Disk::of(self.env.path()).is_ok_and(|disk| disk.left / 2 >= self.low)
+    }
+
+    fn committed(&self, copied: u64) {
+        self.env.snapshots().written(copied + COMMIT_PAGES * self.env.page_bytes());
+        self.metrics.applies_total.add(1);
+    }
+
+    /// The bytes of pages that a transaction may copy now.
+    fn room(&self) -> Result<u64> {
+        let env = self.env;
+        loop {
+            // If the folder is gone, writing says so.
+            let disk = Disk::of(env.path()).map_or(u64::MAX, |disk| disk.left);
+            let left = disk.min(env.bytes_unmapped());
+            if left / ROOM_FRACTION >= TRANSACTION_BYTES {
+                return Ok(TRANSACTION_BYTES);
+            }
+            let left = left + env.bytes_reusable()?;
+            // Afterwards more may be left.
+            if left >= self.low || !env.snapshots().call_back(left) {
+                return Ok((left / ROOM_FRACTION).min(TRANSACTION_BYTES));
+            }
+        }
+    }
+
+    fn record(
+        &self,
+        changes: &mut Changes<'_>,
+        mut metas: Vec<(Shard, ShardMeta)>,
+        applied: End,
+    ) -> Result<()> {
+        // A stable sort: the last of a shard's stays the last.
+        metas.sort_by_key(|(shard, _)| shard.0);
+        let mut metas = metas.into_iter().peekable();
+        while let Some((shard, meta)) = metas.next() {
+            if metas.peek().is_none_or(|(next, _)| *next != shard) {
+                changes.put(&shard_key(shard), &meta.encode())?;
+            }
+        }
+        let nonce = self.nonce;
+        set_log(changes, Some(nonce), Some(LogState { nonce, applied }))
+    }
 }
 
-/// The bytes of pages that a transaction may copy now.
-fn room(env: &Environment) -> Result<u64> {
-    // If the folder is gone, writing says so.
-    let left = Disk::of(env.path()).map_or(u64::MAX, |disk| disk.left).min(env.bytes_unmapped());
-    if left / ROOM_FRACTION >= TRANSACTION_BYTES {
-        return Ok(TRANSACTION_BYTES);
-    }
-    Ok(((left + env.bytes_reusable()?) / ROOM_FRACTION).min(TRANSACTION_BYTES))
-}
+/// The error is that of [`Environment::write`].
+type Applies = std::result::Result<(), Arc<StorageError>>;
 
 /// Records the log whose entries the environment receives, in the place of `before`.
 ///
@@ -96,7 +203,7 @@ pub(super) fn set_log(
 
 /// All that is to be done for some entries.
 #[derive(Default)]
-struct Work<'a> {
+pub(super) struct Work<'a> {
     /// The write sets that follow, and the rest of the one before them.
     sets: VecDeque<&'a [u8]>,
     set: Option<(ObjectId, Ops<'a>)>,
@@ -107,8 +214,15 @@ struct Work<'a> {
 
 enum Step<'a> {
     Write(EngineKey, Write<'a>),
-    /// Removes all keys with this beginning.
-    Clear(Vec<u8>),
+    /// Removes all keys of the object with this beginning.
+    Clear(ObjectId, Vec<u8>),
+}
+
+/// The part of the work that one transaction did.
+pub(super) struct Went {
+    /// The bytes of pages that it may have copied.
+    pub(super) copied: u64,
+    pub(super) is_done: bool,
 }
 
 /// A change of a record.
@@ -138,17 +252,29 @@ impl<'a> Work<'a> {
         Ok(work)
     }
 
+    /// The writes of one set, without a position.
+    pub(super) fn of_set(set: &'a WriteSet) -> Self {
+        Self { sets: VecDeque::from([set.as_bytes()]), ..Self::default() }
+    }
+
     /// Makes the next steps, if there are none: those of the next writes up to a clearing, the last
-    /// of each key, in the order of the keys.
-    fn prepare(&mut self) -> Result<()> {
+    /// of each key, in the order of the keys. Writes to an object that is being cleared are made
+    /// later.
+    fn prepare(&mut self, mut sweeps: Option<&mut Sweeps>) -> Result<()> {
         let mut writes = Vec::new();
         while self.steps.is_empty() && writes.len() < SORTED_TOGETHER {
             let Some((object, op)) = self.next_op()? else { break };
+            if let Some(sweeps) = sweeps.as_deref_mut()
+                && sweeps.defer(object, &op)?
+            {
+                continue;
+            }
             let (space, key, value) = match op {
                 Op::Put { space, key, value } => (space, key, Some(value)),
                 Op::Delete { space, key } => (space, key, None),
                 Op::Clear { space } => {
-                    self.steps.extend(space_prefixes(object, space).into_iter().map(Step::Clear));
+                    let clear = |prefix| Step::Clear(object, prefix);
+                    self.steps.extend(space_prefixes(object, space).map(clear));
                     break;
                 }
             };
@@ -175,16 +301,21 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Takes steps until they may have copied `most` bytes; returns whether that was all of them.
-    /// It always takes one.
-    fn go_on(&mut self, changes: &mut Changes<'_>, page: u64, most: u64) -> Result<bool> {
-        let record = PAGES_OF_A_RECORD * page;
+    /// Takes steps until they may have copied `most` bytes. It always takes one. If there is work
+    /// beside it, a clearing that isn't done after so many bytes is put there.
+    pub(super) fn go_on(
+        &mut self,
+        changes: &mut Changes<'_>,
+        (page, most): (u64, u64),
+        mut beside: Option<(&mut Sweeps, u64)>,
+    ) -> Result<Went> {
+        let record = record_bytes(page);
         let mut copied = 0;
         loop {
             if self.steps.is_empty() {
-                self.prepare()?;
+                self.prepare(beside.as_mut().map(|(sweeps, _)| &mut **sweeps))?;
             }
-            let Some(step) = self.steps.front() else { return Ok(true) };
+            let Some(step) = self.steps.front() else { return Ok(Went { copied, is_done: true }) };
             match step {
                 Step::Write(key, Write { links, value }) => {
                     let value_bytes = value.map_or(0, |value| value.len() as u64);
@@ -193,38 +324,40 @@ impl<'a> Work<'a> {
                         Some(value) => put(changes, key, links, value)?,
                         None => delete(changes, key, links)?,
                     }
+                    self.steps.pop_front();
                 }
-                Step::Clear(prefix) => {
-                    let left = most.saturating_sub(copied).max(record);
+                Step::Clear(object, prefix) => {
+                    let object = *object;
+                    let clearing = beside.as_ref().map_or(most, |(_, clearing)| *clearing);
+                    let left = most.saturating_sub(copied).max(record).min(clearing);
                     let (removed, is_done) = changes.delete_some(prefix, left)?;
                     copied += record + removed;
-                    if !is_done {
-                        return Ok(false);
+                    if is_done {
+                        self.steps.pop_front();
+                    } else if let Some((sweeps, _)) = &mut beside {
+                        sweeps.begin(object, self.clearings());
                     }
                 }
             }
-            self.steps.pop_front();
             if copied >= most {
-                return Ok(self.is_done());
+                return Ok(Went { copied, is_done: self.is_done() });
             }
         }
+    }
+
+    /// Takes the steps out. A clearing is the last of the writes that steps are made of, so these
+    /// are all of the same one.
+    fn clearings(&mut self) -> VecDeque<Vec<u8>> {
+        let prefix = |step| match step {
+            Step::Clear(_, prefix) => Some(prefix),
+            Step::Write(..) => None,
+        };
+        self.steps.drain(..).filter_map(prefix).collect()
     }
 
     fn is_done(&self) -> bool {
         let is_rest = self.set.as_ref().is_some_and(|(_, ops)| ops.clone().next().is_some());
         self.steps.is_empty() && self.sets.is_empty() && !is_rest
-    }
-
-    fn write_metas(&mut self, changes: &mut Changes<'_>) -> Result<()> {
-        // A stable sort: the last of a shard's stays the last.
-        self.metas.sort_by_key(|(shard, _)| shard.0);
-        let mut metas = self.metas.drain(..).peekable();
-        while let Some((shard, meta)) = metas.next() {
-            if metas.peek().is_none_or(|(next, _)| *next != shard) {
-                changes.put(&shard_key(shard), &meta.encode())?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -246,6 +379,3 @@ fn delete(changes: &mut Changes<'_>, key: &[u8], links: &[EngineKey]) -> Result<
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

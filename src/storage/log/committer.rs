@@ -1,9 +1,10 @@
-//! The commit thread: it makes submitted turns durable, in order, in groups of all that wait.
+//! The commit thread: it makes submitted turns durable, in order, in groups of all that wait, up to
+//! a number of bytes.
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company,
 //! except for turns that end in the same run of the vat thread, which then wakes this one. If a
-//! sync is faster than two threads can wake each other, the vat thread commits a lone turn itself.
-//! Otherwise it only appends to a queue and reads atomic numbers.
+//! sync is faster than two threads can wake each other, a vat thread with nothing else to do commits
+//! a lone turn itself. Otherwise it only appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order: a thread takes turns out of the queue
 //! only while it has the log. `durable` moves only after the log reported every block of these
@@ -11,9 +12,13 @@
 //! set, nothing more is committed, and `durable` never moves again. The same blocks are offered
 //! again to a log that is busy or lost its answer.
 
+mod chains;
+#[cfg(test)]
+mod tests;
+mod unapplied;
+
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -22,24 +27,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 
+use self::chains::Chains;
+use self::unapplied::Unapplied;
 use crate::clock::monotonic;
-use crate::id::Shard;
-use crate::limits::{COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
+use crate::id::ObjectId;
+use crate::limits::{COMMIT_GROUP_BYTES, COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
 use crate::storage::error::{Result, StorageError};
-use crate::storage::lmdb::layout::log_shard;
 use crate::storage::log::applied::Applied;
 use crate::storage::log::batch::WriteSet;
-use crate::storage::log::block::ShardBlock;
-use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
+use crate::storage::log::shard_log::ShardLog;
 
 /// The largest turn that the vat thread commits itself: other calls of the host wait meanwhile.
 const HERE_BYTES_MAX: usize = 64 << 10;
-
-/// The pauses before blocks are offered again to a log that was busy or lost its answer.
-const PAUSE_MIN: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The position of a submitted turn in the order of one environment; 0 comes before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,17 +69,10 @@ struct Shared {
     durable: AtomicU64,
     /// The bytes in the queue; changed with the queue locked, and read without the lock.
     bytes: AtomicUsize,
-    /// The last ticket of each entry that is durable and was not seen to be applied.
-    unapplied: Mutex<Unapplied>,
+    /// The bytes of the group that is being committed.
+    in_flight: AtomicUsize,
+    unapplied: Unapplied,
     failure: OnceLock<Arc<StorageError>>,
-}
-
-#[derive(Default)]
-struct Unapplied {
-    tickets: VecDeque<Ticket>,
-    /// The number of entries before these, and the last ticket of the last of them.
-    entries: u64,
-    ticket: Ticket,
 }
 
 #[derive(Default)]
@@ -138,11 +132,16 @@ impl Committer {
         ticket
     }
 
-    /// Has the queue committed: by the thread, if it isn't at work already, or here. Call it soon
-    /// after `submit`; turns that are submitted in between join the group.
+    /// Has the queue committed by the thread, if it isn't at work already. Call it soon after
+    /// `submit`; turns that are submitted in between join the group.
     pub(crate) fn wake(&self) {
+        self.shared.filled.notify_one();
+    }
+
+    /// Has the queue committed here if it holds a lone turn, and otherwise by the thread.
+    pub(crate) fn commit(&self) {
         if !self.commits_here() {
-            self.shared.filled.notify_one();
+            self.wake();
         }
     }
 
@@ -156,8 +155,7 @@ impl Committer {
         }
         // The thread has it while it commits, and then takes this turn next.
         let Ok(mut guard) = self.shared.chains.try_lock() else { return false };
-        let Some(chains) =
-            guard.as_mut().filter(|chains| chains.log.is_ready(bytes as u64, chains.usual))
+        let Some(chains) = guard.as_mut().filter(|chains| chains.takes_lone_turns(bytes as u64))
         else {
             return false;
         };
@@ -186,20 +184,24 @@ impl Committer {
     pub(crate) fn applied(&self) -> Ticket {
         let durable = self.durable();
         let Some(behind) = &self.behind else { return durable };
-        let count = behind.count();
-        // No code that holds this lock can panic.
-        let mut unapplied = self.shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
-        while unapplied.entries < count
-            && let Some(ticket) = unapplied.tickets.pop_front_if(|ticket| *ticket <= durable)
-        {
-            unapplied.entries += 1;
-            unapplied.ticket = ticket;
-        }
-        unapplied.ticket
+        self.shared.unapplied.last_applied(behind.count(), durable)
     }
 
-    /// Tells whether so much waits for the disk that no new call should start. This is asked before
-    /// every call, so it takes no lock.
+    /// The objects that lack writes in the records which they should have by `applied`, which has to
+    /// be asked before.
+    pub(crate) fn aside(&self) -> FxHashSet<ObjectId> {
+        self.behind.as_ref().map(|behind| behind.aside()).unwrap_or_default()
+    }
+
+    /// The bytes that were submitted and may not be in the log yet.
+    pub(crate) fn bytes_unlogged(&self) -> u64 {
+        // A group is counted as in flight before it is taken off the queue.
+        let queued = self.shared.bytes.load(Ordering::Acquire);
+        (queued + self.shared.in_flight.load(Ordering::Relaxed)) as u64
+    }
+
+    /// Tells whether so much waits for the disk that no new call should start, and none go on. This
+    /// is asked before every call, so it takes no lock.
     pub(crate) fn is_full(&self) -> bool {
         if self.behind.as_ref().is_some_and(|behind| behind.is_full()) {
             return true;
@@ -264,7 +266,8 @@ impl Shared {
             filled: Condvar::new(),
             durable: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
-            unapplied: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            unapplied: Unapplied::default(),
             failure: OnceLock::new(),
         }
     }
@@ -294,7 +297,7 @@ impl Shared {
             let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
             let filled = self.filled.wait_while(queue, waiting);
             queue = filled.unwrap_or_else(PoisonError::into_inner);
-        } else {
+        } else if self.bytes.load(Ordering::Relaxed) < COMMIT_GROUP_BYTES {
             let all = queue.sets.len() + company.turns;
             let waiting = |queue: &mut Queue| queue.sets.len() < all && queue.state == State::Open;
             let gathered = self.filled.wait_timeout_while(queue, company.patience, waiting);
@@ -303,12 +306,29 @@ impl Shared {
         !queue.sets.is_empty() || queue.state == State::Open
     }
 
-    /// Swaps all writes into `group`, which is empty; returns the ticket of the last of them.
+    /// Moves writes into `group`, which is empty: all, or as many as one group may have. Returns the
+    /// ticket of the last of them.
     fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
         let mut queue = self.queue();
-        std::mem::swap(&mut queue.sets, group);
-        self.bytes.store(0, Ordering::Relaxed);
-        (!group.is_empty()).then_some(queue.last)
+        let mut bytes = self.bytes.load(Ordering::Relaxed);
+        if bytes <= COMMIT_GROUP_BYTES {
+            std::mem::swap(&mut queue.sets, group);
+        } else {
+            let (mut count, mut next) = (0, 0);
+            bytes = 0;
+            while let Some(set) = queue.sets.get(count) {
+                next += set.as_bytes().len();
+                if count > 0 && next > COMMIT_GROUP_BYTES {
+                    break;
+                }
+                (count, bytes) = (count + 1, next);
+            }
+            group.extend(queue.sets.drain(..count));
+        }
+        self.in_flight.store(bytes, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Release);
+        let last = Ticket(queue.last.0 - queue.sets.len() as u64);
+        (!group.is_empty()).then_some(last)
     }
 }
 
@@ -339,11 +359,11 @@ fn run(shared: &Shared, on_progress: &dyn Fn()) {
     drop(chains);
 }
 
-/// Commits the queue, and tells of it. After an outcome that isn't a position, or a panic, nothing
+/// Commits a group, and tells of it. After an outcome that isn't a position, or a panic, nothing
 /// is committed any more.
 fn commit(shared: &Shared, chains: &mut Chains, on_progress: &dyn Fn()) -> Company {
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let Some(company) = chains.commit_queue(shared)? else { return Ok(Company::default()) };
+        let Some(company) = commit_queue(shared, chains)? else { return Ok(Company::default()) };
         on_progress();
         if shared.bytes.load(Ordering::Relaxed) == 0 {
             chains.log.rest();
@@ -360,121 +380,29 @@ fn commit(shared: &Shared, chains: &mut Chains, on_progress: &dyn Fn()) -> Compa
     Company::default()
 }
 
-/// The log, and the claim of each shard that was written to.
-struct Chains {
-    log: Box<dyn ShardLog>,
-    claims: FxHashMap<Shard, Claim>,
-    /// The turns that are being committed, and the number of the first of each block.
-    group: Vec<WriteSet>,
-    firsts: Vec<usize>,
-    /// The time of a commit, on average over the last ones.
-    usual: Duration,
-}
-
-impl Chains {
-    fn new(log: Box<dyn ShardLog>) -> Self {
-        let (claims, group, firsts) = (FxHashMap::default(), Vec::new(), Vec::new());
-        Self { log, claims, group, firsts, usual: Duration::ZERO }
+/// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if there
+/// were none.
+fn commit_queue(
+    shared: &Shared,
+    chains: &mut Chains,
+) -> std::result::Result<Option<Company>, Arc<StorageError>> {
+    let mut group = std::mem::take(&mut chains.group);
+    let Some(last) = shared.take(&mut group) else { return Ok(None) };
+    let (began, turns) = (monotonic(), group.len());
+    let (committed, failure) = chains.commit(&mut group, |pause| shared.pause(pause));
+    chains.group = group;
+    let ticket = Ticket(last.0 - (turns - committed) as u64);
+    if chains.log.applied().is_some() {
+        shared.unapplied.push(ticket);
     }
-
-    /// Commits all turns of the queue; returns those that may follow soon, or `None` if there were
-    /// none.
-    fn commit_queue(
-        &mut self,
-        shared: &Shared,
-    ) -> std::result::Result<Option<Company>, Arc<StorageError>> {
-        let mut group = std::mem::take(&mut self.group);
-        let Some(last) = shared.take(&mut group) else { return Ok(None) };
-        let (began, turns) = (monotonic(), group.len());
-        let (committed, failure) = self.commit(&mut group, shared);
-        self.group = group;
-        let ticket = Ticket(last.0 - (turns - committed) as u64);
-        if self.log.applied().is_some() {
-            let mut unapplied = shared.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
-            unapplied.tickets.push_back(ticket);
-        }
-        shared.durable.store(ticket.0, Ordering::Release);
-        let took = began.elapsed();
-        self.usual = (self.usual * 7 + took) / 8;
-        failure.map_or(Ok(Some(Company { turns, patience: patience(took) })), Err)
-    }
-
-    /// Appends all of `group`; returns how many of its turns, from the first on, are durable, and
-    /// the reason if those after them aren't known to be.
-    fn commit(
-        &mut self,
-        group: &mut Vec<WriteSet>,
-        shared: &Shared,
-    ) -> (usize, Option<Arc<StorageError>>) {
-        let turns = group.len();
-        let blocks = match self.blocks(group) {
-            Ok(made) => made,
-            Err(error) => return (0, Some(Arc::new(error))),
-        };
-        let (mut pause, mut is_last_offer) = (PAUSE_MIN, false);
-        loop {
-            let outcomes = self.log.append(&blocks);
-            assert_eq!(outcomes.len(), blocks.len(), "a log answers for every block");
-            let (mut committed, mut failure, mut is_open) = (turns, None, false);
-            for ((block, first), outcome) in blocks.iter().zip(&self.firsts).zip(outcomes) {
-                let shard = block.shard;
-                let cause = match outcome {
-                    Outcome::Position(link) => {
-                        self.claims.insert(shard, Claim { epoch: block.epoch, link });
-                        continue;
-                    }
-                    Outcome::Fenced => Arc::new(StorageError::Fenced { shard }),
-                    Outcome::Failed(cause) => cause,
-                    Outcome::Busy | Outcome::Unknown => {
-                        is_open = true;
-                        Arc::new(StorageError::Busy { shard })
-                    }
-                };
-                committed = committed.min(*first);
-                failure = failure.or(Some(cause));
-            }
-            if !is_open || is_last_offer {
-                return (committed, failure);
-            }
-            is_last_offer = !shared.pause(pause);
-            pause = (2 * pause).min(PAUSE_MAX);
-        }
-    }
-
-    /// Makes one block per shard, in which turns stay in order.
-    fn blocks(&mut self, group: &mut Vec<WriteSet>) -> Result<Vec<ShardBlock>> {
-        let mut blocks: Vec<ShardBlock> = Vec::new();
-        self.firsts.clear();
-        let mut places = FxHashMap::default();
-        for (turn, set) in group.drain(..).enumerate() {
-            let shard = log_shard(set.object());
-            if let Some(&place) = places.get(&shard) {
-                let block: &mut ShardBlock = &mut blocks[place];
-                block.writes.push(set);
-                continue;
-            }
-            let Claim { epoch, link: previous } = self.claim(shard)?;
-            places.insert(shard, blocks.len());
-            blocks.push(ShardBlock { shard, epoch, previous, writes: vec![set] });
-            self.firsts.push(turn);
-        }
-        Ok(blocks)
-    }
-
-    fn claim(&mut self, shard: Shard) -> Result<Claim> {
-        if let Some(claim) = self.claims.get(&shard) {
-            return Ok(*claim);
-        }
-        let claim = self.log.claim(shard)?;
-        self.claims.insert(shard, claim);
-        Ok(claim)
-    }
+    shared.in_flight.store(0, Ordering::Relaxed);
+    shared.durable.store(ticket.0, Ordering::Release);
+    let took = began.elapsed();
+    chains.took(turns, took);
+    failure.map_or(Ok(Some(Company { turns, patience: patience(took) })), Err)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given").to_owned()
 }
-
-#[cfg(test)]
-mod tests;

@@ -104,14 +104,17 @@ impl Draft {
     }
 
     /// Adds a block; returns the end of its chain.
-    pub(super) fn add(&mut self, block: &ShardBlock) -> Link {
+    ///
+    /// # Errors
+    /// `BatchSize` when it is longer than an entry can say.
+    pub(super) fn add(&mut self, block: &ShardBlock) -> Result<Link> {
         let at = self.bytes.len() + BLOCK_LENGTH_BYTES;
         self.bytes.resize(at, 0);
         block.encode_into(&mut self.bytes);
-        let length = (self.bytes.len() - at) as u32;
+        let length = block_length(self.bytes.len() - at)?;
         self.bytes[at - BLOCK_LENGTH_BYTES..at].copy_from_slice(&length.to_le_bytes());
         self.blocks += 1;
-        block.link_of(&self.bytes[at..])
+        Ok(block.link_of(&self.bytes[at..]))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -130,6 +133,11 @@ impl Draft {
         self.bytes.resize(content.next_multiple_of(PAGE_BYTES), 0);
         Entry { bytes: self.bytes, content, blocks: self.blocks, number: head.number, sum }
     }
+}
+
+fn block_length(bytes: usize) -> Result<u32> {
+    let max = u32::MAX as usize;
+    u32::try_from(bytes).map_err(|_| StorageError::BatchSize { bytes, max })
 }
 
 /// A whole entry.
@@ -289,7 +297,8 @@ mod tests {
 
     fn made() -> (Entry, Vec<Link>) {
         let mut draft = Draft::new();
-        let links = [block(1, &[7; 5_000]), block(2, b"v")].iter().map(|b| draft.add(b)).collect();
+        let links =
+            [block(1, &[7; 5_000]), block(2, b"v")].iter().map(|b| draft.add(b).unwrap()).collect();
         (draft.finish(&head()), links)
     }
 
@@ -310,6 +319,13 @@ mod tests {
             .unwrap();
         assert_eq!(seen, [(Shard(1), links[0]), (Shard(2), links[1])]);
         assert_eq!(links[0], block(1, &[7; 5_000]).link());
+    }
+
+    #[test]
+    fn a_block_longer_than_its_length_can_say_is_refused() {
+        let most = u32::MAX as usize;
+        assert_eq!(block_length(most).unwrap(), u32::MAX);
+        assert!(matches!(block_length(most + 1), Err(StorageError::BatchSize { .. })));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 
 use crate::clock::monotonic;
 use crate::id::{Epoch, Shard};
-use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
+use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN, VALUE_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::dir::{Access, random_name};
@@ -29,9 +29,9 @@ use crate::storage::lmdb::disk::{self, Disk};
 use crate::storage::lmdb::engine::Environment;
 use crate::storage::lmdb::layout::{EnvironmentRecord, LogState, ShardMeta, damaged, shard_key};
 use crate::storage::lmdb::owned::Owner;
-use crate::storage::lmdb::room::Room;
+use crate::storage::lmdb::room::{QUEUED_FACTOR, Room};
 use crate::storage::log::applied::{Applied, Backlog};
-use crate::storage::log::applier::Applier;
+use crate::storage::log::applier::{Applier, ApplierOptions};
 use crate::storage::log::apply::set_log;
 use crate::storage::log::block::ShardBlock;
 use crate::storage::log::entry::{Draft, Head};
@@ -46,6 +46,8 @@ use crate::storage::position::{End, Identity, Link, NONCE_BYTES, Position};
 pub(crate) struct LogOptions {
     /// Time to sleep before every commit, to simulate a slow disk.
     pub(crate) commit_delay: Duration,
+    /// Time to sleep before every transaction that applies entries, to simulate a slow one.
+    pub(crate) apply_delay: Duration,
     /// The address space of the environment, in bytes; its data never outgrow it.
     pub(crate) map_bytes: usize,
     /// Bytes of the disk, and of the map, that growth leaves free; `None` for the default.
@@ -64,6 +66,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             commit_delay: Duration::ZERO,
+            apply_delay: Duration::ZERO,
             map_bytes: MAP_BYTES,
             reserve_bytes: None,
             backlog: Backlog::default(),
@@ -136,15 +139,17 @@ fn room(
     let reserve = reserve.unwrap_or(usual);
     // The measure may outlive the storage, if that is closed first.
     let (env, applied) = (Arc::downgrade(env), applied.clone());
-    let measure = move || {
+    let measure = move |queued| {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
         let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
+        // Accepted writes will take room in the environment, and records don't fill their pages.
+        // Those that aren't in the log yet will take room there, too.
+        let taken = (2 * applied.bytes()).saturating_add(queued * QUEUED_FACTOR);
         // Free pages in the engine count too, but only down to half the reserve: they may be too
-        // scattered for a large value, or held back by a reader.
-        let may_reuse = (reserve / 2..reserve).contains(&left);
+        // scattered for a large value.
+        let may_reuse = left >= reserve / 2 && left < reserve.saturating_add(taken);
         let left = if may_reuse { left + env.bytes_reusable()? } else { left };
-        // The backlog will take room in the environment, and records don't fill their pages.
-        let left = left.saturating_sub(2 * applied.bytes());
+        let left = left.saturating_sub(taken);
         if left < reserve {
             // It may give room back, too.
             applied.hurry();
@@ -153,6 +158,10 @@ fn room(
     };
     Ok(Room::new(reserve, Box::new(measure)))
 }
+
+/// Snapshots are called back when fewer bytes than half the reserve are left, or these: a few of
+/// the largest values.
+const LOW_BYTES_MIN: u64 = 4 * VALUE_BYTES_MAX as u64;
 
 /// The usual time of a commit up to which the caller may wait for it: about that in which two
 /// threads wake each other.
@@ -174,7 +183,9 @@ impl LocalLog {
         let begun = self.env.write(|changes| set_log(changes, None, Some(state)));
         begun.map_err(StorageError::Latched)?;
         let (env, applied) = (self.env.clone(), self.applied.clone());
-        let applier = Applier::start(env, nonce, applied)?;
+        let low = (self.room.reserve() / 2).max(LOW_BYTES_MIN);
+        let options = ApplierOptions { nonce, low, delay: self.options.apply_delay };
+        let applier = Applier::start(env, options, applied)?;
         self.writer = Some(Writer { identity, nonce, last, tail: 0, segments, applier });
         Ok(())
     }
@@ -189,7 +200,7 @@ impl LocalLog {
             let is_ours = block.epoch == Epoch(incarnation);
             let last = self.end(block.shard)?;
             outcomes.push(if is_ours && block.previous == *last {
-                *last = draft.add(block);
+                *last = draft.add(block)?;
                 Outcome::Position(*last)
             } else if block.is_last_of(*last) {
                 // Offered again: this group, or one before, has it.

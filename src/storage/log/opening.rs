@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
@@ -12,7 +13,7 @@ use crate::storage::lmdb::compact::{self, Compacted};
 use crate::storage::lmdb::engine::Environment;
 use crate::storage::lmdb::layout::{ENVIRONMENT_KEY, EnvironmentRecord, Kind, LogState, damaged};
 use crate::storage::lmdb::owned::Owner;
-use crate::storage::log::apply::{SLICE_BYTES, apply, set_log};
+use crate::storage::log::apply::{CLEARING_BYTES, SLICE_BYTES, Target, set_log};
 use crate::storage::log::{recovery, segments};
 
 /// Compacts the environment of objects in `path`, with all that is in its log; `progress` gets the
@@ -111,18 +112,20 @@ fn recover(env: &Environment, log: &LogState, metrics: &Metrics) -> Result<()> {
         last = entry.number();
         Ok(())
     })?;
+    let (nonce, low, clearing) = (log.nonce, 0, CLEARING_BYTES);
+    let target = Target { env, nonce, metrics, low, clearing, delay: Duration::ZERO };
     let (mut entries, mut bytes) = (Vec::new(), 0);
     recovery::replay(env.path(), Owner::ours(), log, &mut |entry, end| {
         bytes += entry.disk_bytes();
         entries.push((entry, end));
         if bytes >= SLICE_BYTES {
-            apply(env, log.nonce, &entries, metrics).map_err(StorageError::Latched)?;
+            target.apply(&entries).map_err(StorageError::Latched)?;
             tracing::info!(entry = end.number, last, "applying what the log has");
             entries.clear();
             bytes = 0;
         }
         Ok(())
     })?;
-    apply(env, log.nonce, &entries, metrics).map_err(StorageError::Latched)?;
+    target.apply(&entries).map_err(StorageError::Latched)?;
     env.write(|changes| set_log(changes, Some(log.nonce), None)).map_err(StorageError::Latched)
 }

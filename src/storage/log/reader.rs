@@ -1,13 +1,14 @@
 //! Reads of the records that the environment of a local log has.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use crate::id::ObjectId;
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::engine::{Environment, Snapshot};
+use crate::storage::lmdb::held::Recall;
 use crate::storage::lmdb::layout::keys::RecordPath;
-use crate::storage::lmdb::layout::{Usage, damaged};
+use crate::storage::lmdb::layout::{ENVIRONMENT_KEY, Usage, damaged};
 use crate::storage::lmdb::scan;
 use crate::storage::log::applied::Applied;
 use crate::storage::log::reads::{Reads, VisitObject};
@@ -35,15 +36,48 @@ impl Reader {
     /// # Errors
     /// `Latched` when it can't be applied; those of `body`.
     pub(crate) fn snapshot<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        self.applied.catch_up()?;
-        let between = self.applied.between();
-        if let Some(failure) = self.applied.failure() {
-            return Err(StorageError::Latched(failure.clone()));
-        }
+        let between = self.caught_up()?;
         self.env.read(|snapshot| {
             drop(between);
             body(snapshot)
         })
+    }
+
+    /// The same, for a `body` that may take long. It has to end soon when it is called back.
+    ///
+    /// # Errors
+    /// As for `snapshot`.
+    pub(crate) fn long_snapshot<T>(
+        &self,
+        recall: &Arc<Recall>,
+        body: impl FnOnce(&Snapshot<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let between = self.caught_up()?;
+        if self.applied.count() > 0 {
+            // The engine keeps the pages that its last write freed before a snapshot, too: now that
+            // is a write that freed few.
+            let written = self.env.write(|changes| {
+                let record = changes.get(&ENVIRONMENT_KEY)?.map(<[u8]>::to_vec);
+                changes.put(&ENVIRONMENT_KEY, &record.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?)
+            });
+            written.map_err(StorageError::Latched)?;
+        }
+        let _until_it_ends = self.env.hold(recall.clone())?;
+        self.env.read(|snapshot| {
+            drop(between);
+            body(snapshot)
+        })
+    }
+
+    /// Waits until everything is applied that is durable by now. As long as the result exists,
+    /// nothing else is.
+    fn caught_up(&self) -> Result<MutexGuard<'_, ()>> {
+        self.applied.catch_up()?;
+        let between = self.applied.between();
+        match self.applied.failure() {
+            Some(failure) => Err(StorageError::Latched(failure.clone())),
+            None => Ok(between),
+        }
     }
 
     /// The environment itself, to inspect the engine's own records.

@@ -115,7 +115,7 @@ impl Store {
     pub(crate) fn check_records(&self, account: &Account, bytes: usize) -> Result<()> {
         let usage = account.usage();
         account.check(Usage { requests: usage.requests.saturating_add(bytes as u64), ..usage })?;
-        self.check_room()
+        self.check_growth(bytes)
     }
 
     /// Some of the server's own records, in the order of their keys.
@@ -159,7 +159,21 @@ impl Store {
     /// # Errors
     /// `LowSpace`.
     pub(crate) fn check_room(&self) -> Result<()> {
-        self.room.check_growth()
+        self.check_growth(0)
+    }
+
+    /// Checks that there is room for this many bytes more, after all that was accepted.
+    ///
+    /// # Errors
+    /// `LowSpace`.
+    pub(super) fn check_growth(&self, bytes: usize) -> Result<()> {
+        self.room.check_growth(self.bytes_accepted() + bytes as u64)
+    }
+
+    /// The bytes of turns that may not be in the log yet.
+    fn bytes_accepted(&self) -> u64 {
+        let open = self.turn.as_ref().map_or(0, |turn| turn.writes.as_bytes().len());
+        self.committer.bytes_unlogged() + open as u64
     }
 
     /// Checks that there is room for a step of an import, which may be large.
@@ -167,6 +181,6 @@ impl Store {
     /// # Errors
     /// `LowSpace`.
     pub(crate) fn check_import(&self) -> Result<()> {
-        self.room.check_import()
+        self.room.check_import(self.bytes_accepted())
     }
 }

@@ -5,6 +5,7 @@
 //! disk.
 
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -89,10 +90,13 @@ fn only_the_object_whose_turn_is_open_writes_and_within_the_limits() {
 
 /// A store on disk with a small map and a reserve.
 fn small(dir: &TempDir, map: usize, reserve: u64) -> (Store, Receiver<()>) {
+    let (map_bytes, reserve_bytes) = (map, Some(reserve));
+    start_on(dir, LogOptions { map_bytes, reserve_bytes, ..LogOptions::default() })
+}
+
+fn start_on(dir: &TempDir, log: LogOptions) -> (Store, Receiver<()>) {
     let (progress, progressed) = channel();
     let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
-    let (map_bytes, reserve_bytes) = (map, Some(reserve));
-    let log = LogOptions { map_bytes, reserve_bytes, ..LogOptions::default() };
     let options = StoreOptions { name: "test".to_owned(), log, metrics: Arc::default() };
     (Store::open(dir.path(), options, on_progress).unwrap(), progressed)
 }
@@ -153,6 +157,99 @@ fn low_space_refuses_growth_lets_deletes_through_and_nothing_is_ever_full() {
         commit(&mut store, &progressed);
     }
     assert!(refused);
+}
+
+/// Nothing of it is in the log when the last turns are accepted.
+#[test]
+fn a_burst_of_large_turns_is_refused_before_the_map_is_full() {
+    const VALUE: &[u8] = &[7; 1 << 20];
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 64 << 20, 16 << 20);
+    let account = account(&store, ONE);
+    let mut count = 0_u32;
+    for burst in 0.. {
+        let (mut is_refused, before) = (false, count);
+        while !is_refused {
+            store.begin(account.clone());
+            for _ in 0..2 {
+                match put(&mut store, &account, &count.to_be_bytes(), VALUE) {
+                    Ok(_) => count += 1,
+                    Err(StorageError::LowSpace { .. }) => is_refused = true,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            store.submit_turn();
+            assert!(count < 80, "more was accepted than the map can hold");
+        }
+        if count == before {
+            assert!(burst > 1 && count > 24, "{count} of 64 MiB in {burst} bursts");
+            break;
+        }
+        store.commit_submitted();
+        while store.settle() < store.last_submitted() {
+            assert!(store.failure().is_none(), "{:?}", store.failure());
+            progressed.recv().unwrap();
+        }
+        store.reader().unwrap().snapshot(|_| Ok(())).unwrap();
+    }
+    store.close().unwrap();
+}
+
+/// It takes several transactions, and what comes later doesn't wait for the last of them.
+#[test]
+fn a_clearing_of_a_large_object_holds_up_no_other() {
+    const RECORDS: u32 = 400_000;
+    const BACKLOG_ENTRIES: u64 = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogOptions { reserve_bytes: Some(0), ..LogOptions::default() };
+    log.backlog.bytes = BACKLOG_ENTRIES * 4_096;
+    // So slow that the backlog is full in between, on any machine.
+    log.apply_delay = Duration::from_millis(100);
+    let (mut store, progressed) = start_on(&dir, log);
+    let (one, two) = (account(&store, ONE), account(&store, TWO));
+    for first in (0..RECORDS).step_by(100_000) {
+        store.begin(one.clone());
+        for key in first..first + 100_000 {
+            let before = Before::Known(None);
+            store.put(&one, &key.to_be_bytes(), &[7; 100], before).unwrap();
+        }
+        commit(&mut store, &progressed);
+    }
+    store.reader().unwrap().snapshot(|_| Ok(())).unwrap();
+    store.settle();
+    store.begin(one.clone());
+    store.clear(&one).unwrap();
+    commit(&mut store, &progressed);
+    let mut beside = 0_u32;
+    loop {
+        store.begin(two.clone());
+        put(&mut store, &two, b"k", &beside.to_be_bytes()).unwrap();
+        commit(&mut store, &progressed);
+        if beside == 3 {
+            store.begin(one.clone());
+            put(&mut store, &one, b"after", b"1").unwrap();
+            commit(&mut store, &progressed);
+        }
+        // As a host does before it starts a call.
+        while store.is_full() {
+            progressed.recv().unwrap();
+            store.settle();
+        }
+        assert_eq!(get(&store, ONE, &RECORDS.saturating_sub(1).to_be_bytes()), None);
+        assert_eq!(get(&store, TWO, b"k").unwrap(), beside.to_be_bytes());
+        assert!(store.order.len() as u64 <= 3 * BACKLOG_ENTRIES, "{}", store.order.len());
+        if beside > 10 && !store.pending.contains_key(&ONE) {
+            break;
+        }
+        beside += 1;
+    }
+    assert!(u64::from(beside) > 3 * BACKLOG_ENTRIES, "only {beside} turns ended meanwhile");
+    assert_eq!(get(&store, ONE, b"after").unwrap(), b"1");
+    store.reader().unwrap().snapshot(|_| Ok(())).unwrap();
+    store.close().unwrap();
+    let (store, _progressed) = start_on(&dir, LogOptions::default());
+    assert_eq!((account(&store, ONE).usage().keys, store.reads.count(ONE).unwrap().keys), (1, 1));
+    assert_eq!(get(&store, TWO, b"k").unwrap(), beside.to_be_bytes());
 }
 
 /// Without a reserve the map can become full. That is a failed commit like any other, and a larger

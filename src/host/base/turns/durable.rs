@@ -1,5 +1,7 @@
 //! Waiting for the disk other than by a gate: a flush, and the failure of the storage.
 
+use std::task::Waker;
+
 use tokio::sync::futures::Notified;
 
 use super::Turns;
@@ -13,9 +15,12 @@ impl Turns {
         self.settled.notified()
     }
 
-    /// More has become durable, or the storage has failed.
+    /// More has become durable or was applied, or the storage has failed.
     pub(in crate::host) fn tell_settled(&self) {
         self.settled.notify_waiters();
+        if self.has_room() || self.store.borrow().failure().is_some() {
+            self.held_back.take().into_iter().for_each(Waker::wake);
+        }
     }
 
     /// Resolves when everything that was submitted before is durable.

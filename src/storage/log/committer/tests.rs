@@ -5,7 +5,10 @@ use std::thread::{self, ThreadId};
 
 use super::*;
 use crate::id::ObjectId;
+use crate::id::Shard;
+use crate::storage::log::block::ShardBlock;
 use crate::storage::log::shard_log::VisitBlock;
+use crate::storage::log::shard_log::{Claim, Outcome};
 use crate::storage::position::{Link, Position};
 use crate::storage::space::Space;
 use crate::storage::testing::model::{Fault, MemoryLog};
@@ -24,7 +27,7 @@ fn set(object: u8, value: &[u8]) -> WriteSet {
 
 fn submit(committer: &Committer, set: WriteSet) -> Ticket {
     let ticket = committer.submit(set);
-    committer.wake();
+    committer.commit();
     ticket
 }
 
@@ -158,6 +161,32 @@ fn the_acknowledged_part_of_a_group_is_reported() {
     }
 }
 
+/// A group needs room in one piece of the log.
+#[test]
+fn many_bytes_are_committed_in_several_groups_in_their_order() {
+    const PART: usize = COMMIT_GROUP_BYTES / 4;
+    let log = MemoryLog::default();
+    let (mut committer, progressed) = start(&log);
+    let held = log.hold();
+    submit(&committer, set(1, b"first"));
+    log.wait_until_held();
+    let sets: Vec<_> = (0..9).map(|n| set(1 + n % 2, &vec![n; PART - 100])).collect();
+    let last = sets.iter().map(|set| submit(&committer, set.clone())).last().unwrap();
+    assert!(committer.bytes_unlogged() >= 9 * (PART as u64 - 100));
+    drop(held);
+    while committer.durable() < last {
+        progressed.recv().unwrap();
+    }
+    assert_eq!(committer.bytes_unlogged(), 0);
+    committer.shutdown().unwrap();
+    let groups = log.groups();
+    let turns = |group: &Vec<ShardBlock>| group.iter().map(|block| block.writes.len()).sum();
+    assert_eq!(groups.iter().map(turns).collect::<Vec<usize>>(), [1, 4, 4, 1]);
+    let written = groups.into_iter().flatten().flat_map(|block| block.writes);
+    let of_one = written.filter(|set| set.object() == sets[0].object()).skip(1);
+    assert!(of_one.eq(sets.iter().step_by(2).cloned()));
+}
+
 #[test]
 fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
     let log = MemoryLog::default();
@@ -234,12 +263,19 @@ fn a_lone_turn_is_committed_here_where_that_is_quick() {
     committer.submit(set(1, b"3"));
     submit(&committer, set(2, b"4"));
     progressed.recv().unwrap();
-    submit(&committer, set(1, &[5; 2000]));
+    // Nor of one behind a group, since others are likely to follow.
+    submit(&committer, set(1, b"5"));
     progressed.recv().unwrap();
-    committer.shutdown().unwrap();
+    submit(&committer, set(1, &[6; 2000]));
+    progressed.recv().unwrap();
     assert_eq!(here(&threads.lock().unwrap()), count);
+    committer.submit(set(1, b"7"));
+    committer.wake();
+    progressed.recv().unwrap();
+    assert_eq!(here(&threads.lock().unwrap()), count, "it was handed over");
+    committer.shutdown().unwrap();
     let written = log.groups().into_iter().flatten().flat_map(|block| block.writes);
-    assert_eq!(written.count(), 103);
+    assert_eq!(written.count(), 105);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::id::ObjectId;
 use crate::storage::lmdb::engine::Changes;
+use crate::storage::lmdb::held::Recall;
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::lmdb::layout::keys::RecordPath;
 use crate::storage::log::batch::WriteSet;
@@ -316,6 +317,35 @@ fn a_snapshot_and_the_applying_of_a_turn_wait_for_each_other() {
     drop(between);
     see.recv().unwrap();
     looking.join().unwrap();
+}
+
+/// An export that stands still keeps the pages that overwrites free, until there is no other room.
+#[test]
+fn a_snapshot_that_is_held_is_called_back_before_the_map_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, reader, mut claim) = start_nearly_full(&dir);
+    claim.link = append(&mut log, block(claim, overwrite(1))).unwrap();
+    reader.snapshot(|_| Ok(())).unwrap();
+    let (called, call) = std::sync::mpsc::channel();
+    let recall = Recall::new(move || called.send(()).unwrap());
+    let (begun, begin) = std::sync::mpsc::channel();
+    let exporter = reader.clone();
+    let export = thread::spawn(move || {
+        exporter.long_snapshot(&recall, |snapshot| {
+            let key = RecordPath::new(OBJECT, Space::Data, &0_u32.to_be_bytes()).unwrap().record;
+            begun.send(()).unwrap();
+            let was_called = call.recv_timeout(Duration::from_secs(20)).is_ok();
+            Ok((was_called, snapshot.get(&key)?.map(<[u8]>::to_vec)))
+        })
+    });
+    begin.recv().unwrap();
+    for value in 2..5 {
+        claim.link = append(&mut log, block(claim, overwrite(value))).unwrap();
+    }
+    reader.snapshot(|_| Ok(())).unwrap();
+    assert_eq!(get(&reader, &9_u32.to_be_bytes()).unwrap(), [4; 1_000]);
+    let (was_called, seen) = export.join().unwrap().unwrap();
+    assert!(was_called && seen.unwrap() == [1; 1_000]);
 }
 
 /// The variable with the directory in which a process clears an object.

@@ -36,7 +36,7 @@ fn draft(number: u64, length: usize) -> Draft {
     let (epoch, previous_link) = (Epoch(2), Link::default());
     let block = ShardBlock { shard: Shard(1), epoch, previous: previous_link, writes };
     let mut draft = Draft::new();
-    draft.add(&block);
+    draft.add(&block).unwrap();
     draft
 }
 

@@ -1,4 +1,6 @@
-//! Writes the corpus anew: real messages, references and records, from which the fuzzer starts.
+//! Writes the corpus anew: real messages, references and records, from which the fuzzer starts. It
+//! is built as a target, so that it needs no build of its own, and tries nothing.
+#![no_main]
 
 use capnp::message::Builder;
 use capnp::traits::HasTypeId;
@@ -8,10 +10,19 @@ use capstead_client::sturdyref::{
     Caveats, ClusterId, GrantId, KeyId, Method, NextSecret, Payload, Sturdyref, Target, TargetId,
 };
 use ed25519_dalek::{Signer, SigningKey};
+use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::path::Path;
 
-fn main() -> std::io::Result<()> {
+fuzz_target!(init: write_all().expect("the folder is there"), |_bytes: &[u8]| {});
+
+fn write_all() -> std::io::Result<()> {
+    for (index, bytes) in capstead::fuzzing::connection_samples().into_iter().enumerate() {
+        write("http", index, &bytes)?;
+    }
+    for (index, bytes) in capstead::fuzzing::frame_samples().into_iter().enumerate() {
+        write("frames", index, &bytes)?;
+    }
     for (index, bytes) in conversations().into_iter().enumerate() {
         write("guard", index, &bytes)?;
     }
