@@ -72,7 +72,7 @@ pub(crate) fn assert_that_a_bad_filter_is_an_error(program: Program<'_>) {
             "export" => &["file", "--all"],
             "import" | "backup" => &["file"],
             "restore" => &["file", "folder"],
-            "grants" | "grant" | "requests" => &["Counter/x"],
+            "grants" | "grant" | "alarms" | "requests" => &["Counter/x"],
             "revoke" => &["Counter", "00112233445566778899aabbccddeeff"],
             "key revoke" => &["0011223344556677"],
             _ if !is_leaf => continue,

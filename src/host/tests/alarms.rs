@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::bell::{act, bell, clock, get, quiet, rung, set, turn, until};
-use super::archive::{admin, begin_export, next, world_of, write};
+use super::archive::{admin, begin_export, next, world_with, write};
 use super::storage::text;
 use super::trial::{World, run};
 use crate::error::failed;
@@ -19,8 +19,8 @@ use crate::host::{Context, Object, Vat, class_of};
 use crate::id::ObjectId;
 use crate::limits::{ALARM_NAME_BYTES_MAX, ALARM_TRIES_MAX, ALARMS_MAX};
 use crate::schema::admin_capnp::Existing;
-use crate::storage::Space;
 use crate::storage::log::batch::{Op, WriteSet};
+use crate::storage::{LogOptions, Space};
 
 pub(super) use self::bell::Bell;
 
@@ -375,7 +375,7 @@ async fn import(world: &World, frames: &[Vec<u8>]) {
 fn an_archive_has_the_alarms_and_an_import_replaces_those_that_are_there() {
     run(async {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let world = |path| world_of(path, class_of::<Bell>());
+        let world = |path| world_with(path, class_of::<Bell>(), LogOptions::default());
         let (old, new) = (world(from.path()), world(to.path()));
         let later = old.vat.clock.now_ms() + 24 * HOUR;
         turn(&old, "x", |ctx| {

@@ -172,7 +172,7 @@ fn an_export_that_stands_still_ends_before_the_storage_does() {
         let dir = tempfile::tempdir().unwrap();
         let map_bytes = 128 << 20;
         let log = LogOptions { map_bytes, reserve_bytes: Some(1 << 20), ..LogOptions::default() };
-        let world = world_with(dir.path(), log);
+        let world = world_with(dir.path(), class_of::<super::trial::Trial>(), log);
         let host = admin(&world, MINUTE);
         import_all(&host, &object("x", 1, &borrowed(&large(12)))).await.unwrap();
         let export = begin_export(&host).await.unwrap();
