@@ -27,19 +27,11 @@ use crate::sturdyref::{Authority, Citation, ReferenceCipher};
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
 
 pub(super) fn world(data: &Path) -> World {
-    world_with(data, LogOptions::default())
-}
-
-fn world_with(data: &Path, log: LogOptions) -> World {
-    open(data, class_of::<super::trial::Trial>(), log)
+    world_with(data, class_of::<super::trial::Trial>(), LogOptions::default())
 }
 
 /// A world with this class alone.
-pub(super) fn world_of(data: &Path, class: Class) -> World {
-    open(data, class, LogOptions::default())
-}
-
-fn open(data: &Path, class: Class, log: LogOptions) -> World {
+pub(super) fn world_with(data: &Path, class: Class, log: LogOptions) -> World {
     let metrics = Arc::default();
     let vat = Vat::open(VatOptions {
         name: "test".to_owned(),
