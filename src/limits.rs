@@ -84,8 +84,8 @@ pub(crate) const COMMIT_QUEUE_BYTES: usize = 64 << 20;
 /// needed in one piece of the log.
 pub(crate) const COMMIT_GROUP_BYTES: usize = 16 << 20;
 
-/// Bytes of the log that wait to be applied to the database before no new call starts; with twice as
-/// many, none goes on. They are in memory, and a start after a crash reads them again.
+/// Bytes of the log that wait to be applied to the database before no new call starts; with twice
+/// as many, none goes on. They are in memory, and a start after a crash reads them again.
 pub(crate) const BACKLOG_BYTES: u64 = 64 << 20;
 
 /// The longest time that a group commit waits to be applied together with later ones.

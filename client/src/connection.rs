@@ -337,8 +337,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
-    /// Lets the RPC system handle the messages that have arrived. It takes one in each poll; answers
-    /// to all of them leave together.
+    /// Lets the RPC system handle the messages that have arrived. It takes one in each poll, and
+    /// the answers to all of them leave together.
     fn poll_messages(&mut self, cx: &mut Context) {
         for _ in 0..MESSAGES_IN_A_POLL {
             let before = self.state.borrow().received();

@@ -168,3 +168,33 @@ impl Export<'_, '_> {
         (self.take)(std::mem::take(&mut self.frames))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::log::batch::WriteSet;
+    use crate::storage::log::block::ShardBlock;
+    use crate::storage::log::local::{LogOptions, open};
+    use crate::storage::log::shard_log::{Claim, Outcome, ShardLog};
+
+    /// Its reader would take what came until then for all there is.
+    #[test]
+    fn an_export_that_is_called_back_at_its_last_part_is_not_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = ObjectId::from_bytes([1; 16]);
+        let (mut log, reader) = open(dir.path(), LogOptions::default(), Arc::default()).unwrap();
+        let shard = log_shard(id);
+        let Claim { epoch, link: previous } = log.claim(shard).unwrap();
+        let mut set = WriteSet::new(id);
+        set.put(Space::Data, b"k", b"v").unwrap();
+        let block = ShardBlock { shard, epoch, previous, writes: vec![set] };
+        assert!(matches!(log.append(&[block])[..], [Outcome::Position(_)]));
+        let pick = Pick { id: None, passes: Box::new(|_| true), spaces: EVERYTHING };
+        let recall = Recall::new(|| ());
+        let exported = export((&reader, &recall), &pick, || (), &mut |_| {
+            recall.call();
+            ControlFlow::Break(())
+        });
+        assert!(matches!(exported, Err(StorageError::CalledBack)));
+    }
+}

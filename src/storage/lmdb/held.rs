@@ -26,7 +26,8 @@ impl Recall {
         self.is_called.load(Ordering::Relaxed)
     }
 
-    fn call(&self) {
+    /// Calls the snapshot back.
+    pub(in crate::storage) fn call(&self) {
         if !self.is_called.swap(true, Ordering::Relaxed) {
             (self.tell)();
         }

@@ -3,8 +3,8 @@
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company,
 //! except for turns that end in the same run of the vat thread, which then wakes this one. If a
-//! sync is faster than two threads can wake each other, a vat thread with nothing else to do commits
-//! a lone turn itself. Otherwise it only appends to a queue and reads atomic numbers.
+//! sync is faster than two threads can wake each other, a vat thread with nothing else to do
+//! commits a lone turn itself. Otherwise it only appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order: a thread takes turns out of the queue
 //! only while it has the log. `durable` moves only after the log reported every block of these
@@ -187,8 +187,8 @@ impl Committer {
         self.shared.unapplied.last_applied(behind.count(), durable)
     }
 
-    /// The objects that lack writes in the records which they should have by `applied`, which has to
-    /// be asked before.
+    /// The objects that lack writes in the records which they should have by `applied`, which has
+    /// to be asked before.
     pub(crate) fn aside(&self) -> FxHashSet<ObjectId> {
         self.behind.as_ref().map(|behind| behind.aside()).unwrap_or_default()
     }
@@ -306,8 +306,8 @@ impl Shared {
         !queue.sets.is_empty() || queue.state == State::Open
     }
 
-    /// Moves writes into `group`, which is empty: all, or as many as one group may have. Returns the
-    /// ticket of the last of them.
+    /// Moves writes into `group`, which is empty: all, or as many as one group may have. Returns
+    /// the ticket of the last of them.
     fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
         let mut queue = self.queue();
         let mut bytes = self.bytes.load(Ordering::Relaxed);
@@ -380,8 +380,8 @@ fn commit(shared: &Shared, chains: &mut Chains, on_progress: &dyn Fn()) -> Compa
     Company::default()
 }
 
-/// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if there
-/// were none.
+/// Commits a group of the turns in the queue; returns those that may follow soon, or `None` if
+/// there were none.
 fn commit_queue(
     shared: &Shared,
     chains: &mut Chains,
