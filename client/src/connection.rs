@@ -340,12 +340,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
     /// Lets the RPC system handle the messages that have arrived. It takes one in each poll, and
     /// the answers to all of them leave together.
     fn poll_messages(&mut self, cx: &mut Context) {
+        let mut before = self.state.borrow().received();
         for _ in 0..MESSAGES_IN_A_POLL {
-            let before = self.state.borrow().received();
             self.poll_rpc(cx);
-            if self.state.borrow().received() == before || self.status.stop.get() {
+            let received = self.state.borrow().received();
+            if received.is_none() || received == before || self.status.stop.get() {
                 return;
             }
+            before = received;
         }
     }
 

@@ -25,6 +25,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The most bytes that one read brings: some hundred small messages.
 const INPUT_BYTES: usize = 32 << 10;
 
+/// With as many bytes to be written, no further message is handled before they are.
+const WRITTEN_AT_ONCE_BYTES: usize = 64 << 10;
+
 /// The bytes that one poll of a connection reads, about. Other connections have their turn between
 /// two polls; reading a message of megabytes at once would make all of them wait.
 const IN_A_POLL_BYTES: usize = 128 << 10;
@@ -242,6 +245,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Bytes that are still to be written.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.output.pending()
+    }
+
+    /// Tells whether so much is to be written that nothing should be added before.
+    pub(crate) fn has_much_to_write(&self) -> bool {
+        self.pending_bytes() >= WRITTEN_AT_ONCE_BYTES
     }
 
     /// Bytes written since the connection began.

@@ -110,7 +110,7 @@ fn come_and_go(served: &Served, number: usize) {
         _ => (ROOM, AT_ROOM[number / 2 % AT_ROOM.len()]),
     };
     let mut stream = TcpStream::connect(&served.announced.http).unwrap();
-    if number / 2 % 3 == 0 {
+    if (number / 2).is_multiple_of(3) {
         set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
     }
     match leaves {

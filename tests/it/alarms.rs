@@ -103,7 +103,7 @@ async fn set_some(served: &Served, random: &mut Random, count: usize) -> Vec<i64
     let (_connection, ringers) = connect_to(served, "Ringer").await;
     let sent = (0..count).map(|n| {
         let mut request = by_name(&ringers, &(n % OBJECTS).to_string()).increment_request();
-        request.get().set_by(random.below(60) as i64);
+        request.get().set_by(random.below(60).cast_signed());
         request.send().promise
     });
     let sent: Vec<_> = sent.collect();

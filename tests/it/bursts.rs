@@ -47,7 +47,7 @@ impl counter::Server for Hoard {
             return storage.put("small", "1");
         }
         for n in 0..by.max(0).unsigned_abs() {
-            storage.put((first + n).to_be_bytes(), [7; 1 << 20])?;
+            storage.put((first + n).to_be_bytes(), vec![7; 1 << 20])?;
         }
         for n in 0..by.min(0).unsigned_abs() * 1_000 {
             storage.put((first + n).to_be_bytes(), [7; 100])?;
@@ -63,7 +63,7 @@ impl counter::Server for Hoard {
         _: counter::ReadParams,
         mut results: counter::ReadResults,
     ) -> Result<()> {
-        results.get().set_value(self.0.storage().count() as i64);
+        results.get().set_value(self.0.storage().count().cast_signed());
         Ok(())
     }
 }

@@ -178,7 +178,7 @@ fn the_operators_commands_are_right_while_nothing_is_applied() {
         run(async {
             let (connection, _counters) = connect(&served).await;
             let restored = |text: &str| connection.restore::<counter::Client>(text).unwrap();
-            assert_eq!(read(&restored(&kept)).await.unwrap() as u64, value);
+            assert_eq!(read(&restored(&kept)).await.unwrap().cast_unsigned(), value);
             read(&restored(&gone)).await.expect_err("what was taken back stays so");
         });
         served.stop();

@@ -12,7 +12,7 @@ use crate::host::Context;
 use crate::limits::{ALARM_SLOW, ALARMS_AT_ONCE, ALARMS_READ};
 
 /// Another vat over what is on the disk, which fires what is due.
-async fn restart(world: World, keep: u64) -> World {
+fn restart(world: World, keep: u64) -> World {
     let disk = world.disk.crash(keep);
     let now = world.now.get();
     drop(world);
@@ -96,12 +96,12 @@ fn alarms_that_were_due_while_nothing_ran_fire_at_start_the_earliest_first() {
         }
         world.vat.flush().await.unwrap();
         world.now.set(HOUR);
-        let world = restart(world, 0).await;
+        let world = restart(world, 0);
         until(|| rung().len() == 3).await;
         quiet(&world).await;
         assert_eq!(rung(), ["y/a", "x/b", "x/c"]);
         // Those that fired are gone, and those that wait are there, after another one.
-        let world = restart(world, 0).await;
+        let world = restart(world, 0);
         quiet(&world).await;
         assert_eq!(rung().len(), 3);
         clock(&world, 2 * HOUR);
