@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::super::trial::{run, settle};
+use super::super::trial::{run, run_within, settle};
 use super::bell::{
     Bell, Wakes, act, bell, clock, get, id, let_go, quiet, rung, set, turn, until, wait, waking,
 };
@@ -19,6 +19,9 @@ use crate::limits::{
 };
 use crate::storage::{Due, Space};
 
+/// Tests in which time passes end later than others.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
 /// So much time passes at once.
 async fn pass(time: Duration) {
     tokio::time::pause();
@@ -28,7 +31,7 @@ async fn pass(time: Duration) {
 
 #[test]
 fn an_alarm_that_can_not_be_read_holds_up_no_other_one() {
-    run(async {
+    run_within(PATIENCE, async {
         let world = firing_world();
         set(&world, "x", "tea", HOUR + 1);
         let key = alarm::key("tea").unwrap();
@@ -142,7 +145,7 @@ fn nothing_is_put_off_while_too_much_waits_for_the_disk() {
 
 #[test]
 fn an_object_that_never_wakes_makes_its_alarm_fail() {
-    run(async {
+    run_within(PATIENCE, async {
         let world = firing_world();
         for (n, wakes) in (1..).zip([Wakes::Fails, Wakes::Panics, Wakes::Hangs, Wakes::Overloaded])
         {
@@ -163,7 +166,7 @@ fn an_object_that_never_wakes_makes_its_alarm_fail() {
 
 #[test]
 fn an_alarm_that_never_returns_is_cut_short_and_has_failed() {
-    run(async {
+    run_within(PATIENCE, async {
         let world = firing_world();
         wait(true);
         set(&world, "x", "tea", HOUR);
