@@ -223,7 +223,19 @@ fn a_counter_is_reset_at_its_time_by_a_later_server_too() {
     let shown = alarms(&data, "Counter/y");
     assert!(shown.starts_with("Counter/y: 1 alarm\n  \"reset\", set for 20"), "{shown}");
     assert_eq!(alarms(&data, "Counter/x").trim(), "Counter/x: 0 alarms");
+    // The operator can cancel one, while the server serves or not.
+    assert_eq!(http::post(&web, "/counter/z/reset?after=1000").status, 200);
+    let cancel = |said: &str| {
+        let mut cancel = capstead(["alarms", "Counter/z", "--cancel", "reset", "--data"]);
+        let output = cancel.arg(&data).output().expect("it runs");
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), said);
+    };
+    cancel("Counter/z: cancelled \"reset\"");
+    cancel("Counter/z: no alarm \"reset\"");
+    assert_eq!(http::post(&web, "/counter/z/reset?after=1000").status, 200);
     assert_eq!(served.stop().0, Some(0));
+    cancel("Counter/z: cancelled \"reset\"");
+    assert_eq!(alarms(&data, "Counter/z").trim(), "Counter/z: 0 alarms");
     assert!(alarms(&data, "Counter/y").starts_with("Counter/y: 1 alarm\n"));
 
     let served = serve_with(&data, &[]);

@@ -116,6 +116,35 @@ pub(in crate::host) fn remove_all(instance: &Instance) -> Result<()> {
     }
 }
 
+/// Removes an alarm of any object for the operator, also one that can't be read. False if there is
+/// none.
+///
+/// # Errors
+/// `key-length:`, or that the storage can't be read. Nothing was removed.
+pub(in crate::host) fn cancel_of(vat: &Vat, object: ObjectId, name: &str) -> Result<bool> {
+    let key = alarm::key(name)?;
+    let stored = |key: &[u8]| vat.turns.store().get(object, Space::Alarms, key);
+    let Some(record) = stored(&key)? else { return Ok(false) };
+    let due = AlarmRecord::decode(&key, &record).ok().and_then(|record| record.due(object));
+    let number = stored(&COUNT)?;
+    vat.write_of_server(object, || {
+        let mut store = vat.turns.store_mut();
+        let mut write = |space, key: &[u8], record: Option<&[u8]>| {
+            Ok(match record {
+                Some(record) => store.put_record(object, space, key, record),
+                None => store.delete_record(object, space, key),
+            }
+            .map(drop)?)
+        };
+        write(Space::Alarms, &key, None)?;
+        if let Some(due) = due {
+            write(Space::Due, &due.key(), None)?;
+        }
+        alarm::count((0, 1), number, &mut write)
+    })?;
+    Ok(true)
+}
+
 fn count(instance: &Instance, change: (u32, u32)) -> Result<()> {
     let stored = instance.read(Space::Alarms, &COUNT)?;
     alarm::count(change, stored, &mut |space, key, record| {

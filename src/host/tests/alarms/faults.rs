@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::super::trial::{run, run_within, settle};
+use super::super::trial::{World, run, run_within, settle};
 use super::bell::{
     Bell, Wakes, act, bell, clock, get, id, let_go, quiet, rung, set, turn, until, wait, waking,
 };
@@ -21,6 +21,16 @@ use crate::storage::{Due, Space};
 
 /// Tests in which time passes end later than others.
 const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// Waits until it is so, which takes a moment.
+async fn soon(is_so: impl Fn() -> bool) {
+    tokio::time::timeout(Duration::from_secs(20), until(is_so)).await.expect("it is so soon");
+}
+
+/// Waits until nothing is fired any more, which takes a moment.
+async fn calm(world: &World) {
+    tokio::time::timeout(Duration::from_secs(20), quiet(world)).await.expect("it ends soon");
+}
 
 /// So much time passes at once.
 async fn pass(time: Duration) {
@@ -47,13 +57,13 @@ fn an_alarm_that_can_not_be_read_holds_up_no_other_one() {
         put("z", (Space::Due, &long.key()), &long.record());
         set(&world, "y", "cake", HOUR + 2);
         clock(&world, HOUR + 2);
-        until(|| rung() == ["y/cake"]).await;
-        quiet(&world).await;
+        soon(|| rung() == ["y/cake"]).await;
+        calm(&world).await;
         assert_eq!((rung().len(), times(&world.vat)), (1, 2), "it is still there");
 
         put("x", (Space::Alarms, &key), &good);
         pass(ALARM_ASIDE).await;
-        until(|| rung().len() == 2).await;
+        soon(|| rung().len() == 2).await;
         assert_eq!(rung()[1], "x/tea");
 
         // The object can remove what can't be read.
@@ -115,7 +125,7 @@ fn alarms_of_a_missing_class_are_passed_over_without_a_write() {
         world.vat.flush().await.unwrap();
         let (disk, now) = (world.disk.crash(0), world.now.get());
         drop(world);
-        let again = super::World::over_disk(disk);
+        let again = World::over_disk(disk);
         again.now.set(now);
         again.vat.fire_alarms();
         until(|| rung().len() == 21).await;
@@ -156,7 +166,7 @@ fn an_object_that_never_wakes_makes_its_alarm_fail() {
                 settle().await;
                 pass(world.vat.objects.waits().wake_patience()).await;
             }
-            quiet(&world).await;
+            calm(&world).await;
             let alarm = get(&world, &name, "tea").unwrap();
             assert_eq!(alarm.failed, 1, "{name}: {alarm:?}");
             assert_eq!(world.metrics.alarms_failed_total.get(), n, "{name}");
@@ -170,17 +180,17 @@ fn an_alarm_that_never_returns_is_cut_short_and_has_failed() {
         let world = firing_world();
         wait(true);
         set(&world, "x", "tea", HOUR);
-        until(|| rung().len() == 1).await;
+        soon(|| rung().len() == 1).await;
         settle().await;
         pass(ALARM_LIMIT).await;
-        until(|| world.metrics.alarms_failed_total.get() == 1).await;
-        quiet(&world).await;
+        soon(|| world.metrics.alarms_failed_total.get() == 1).await;
+        calm(&world).await;
         let alarm = get(&world, "x", "tea").unwrap();
         assert!(alarm.failed == 1 && alarm.error.contains("took longer than 900s"), "{alarm:?}");
         wait(false);
         clock(&world, alarm.next_ms.unwrap());
-        until(|| rung().len() == 2).await;
-        quiet(&world).await;
+        soon(|| rung().len() == 2).await;
+        calm(&world).await;
         assert_eq!(get(&world, "x", "tea"), None);
     });
 }
@@ -242,7 +252,7 @@ fn a_time_that_is_another_alarms_is_left_to_it() {
         let world = firing_world();
         let due = Due { at_ms: 2 * HOUR, object: id("x"), name: "tea".into() };
         let other = [id("x").as_bytes().as_slice(), b"other"].concat();
-        let put = |world: &super::World| {
+        let put = |world: &World| {
             let mut store = world.vat.turns.store_mut();
             Ok(store.put_record(id("x"), Space::Due, &due.key(), &other).map(drop)?)
         };
