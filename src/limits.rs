@@ -61,7 +61,7 @@ pub(crate) const ALARM_RETRY_MS: u64 = 2_000;
 /// Tries of an alarm before it is dead: they take 17 minutes, in which most troubles are mended.
 pub(crate) const ALARM_TRIES_MAX: u8 = 10;
 
-/// Doublings of the time after which an alarm is tried again that could not begin: up to 4 minutes.
+/// Doublings of the time after which an alarm is tried again that could not begin: to 4 minutes.
 pub(crate) const ALARM_POSTPONED_MAX: u8 = 7;
 
 /// The time for which an alarm is left alone whose record can't be read.

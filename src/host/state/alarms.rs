@@ -3,8 +3,8 @@
 //! All others are in the storage alone, in the order of their times. So a host with a hundred
 //! thousand alarms holds no more in memory than one with a hundred.
 //!
-//! What can't be fired is passed over without a write: objects whose class this server doesn't have
-//! until the next start, and alarms whose records can't be read for some minutes.
+//! Some are passed over without a write: those of objects whose class this server doesn't have,
+//! until the next start, and those whose records can't be read for some minutes.
 //!
 //! **Invariant:** one alarm is fired once at a time, however often it is set meanwhile.
 

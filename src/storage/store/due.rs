@@ -90,9 +90,9 @@ fn time_of(key: &[u8]) -> Option<u64> {
 type Above = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 impl Store {
-    /// The first `most` alarms that are due from `from_ms` to `now_ms`, of those that are wanted, and
-    /// the time at which the next one is due. `is_wanted` is asked in the order of the times. All
-    /// submitted turns count.
+    /// The first `most` alarms that are due from `from_ms` to `now_ms`, of those that are wanted,
+    /// and the time at which the next one is due. `is_wanted` is asked in the order of the times.
+    /// All submitted turns count.
     ///
     /// # Errors
     /// `Corrupt`, or the disk can't be read.

@@ -245,7 +245,7 @@ fn each_setting_has_a_number_of_its_own_and_all_tries_the_same_one() {
     });
 }
 
-/// Where two names have the same hash, one of them must not take the other one's time.
+/// Two names may have the same hash: one of them must not take the other one's time.
 #[test]
 fn a_time_that_is_another_alarms_is_left_to_it() {
     run(async {
