@@ -164,6 +164,9 @@ interface HostAdmin {
 
   alarms @10 (target :Data) -> (alarms :List(Alarm));
   # The alarms of an object, in the order of their names; an object has few enough for one answer.
+
+  cancelAlarm @11 (target :Data, name :Text) -> (cancelled :Bool);
+  # Removes an alarm, also one that is dead or can't be read. False if there is none with that name.
 }
 
 struct Alarm {

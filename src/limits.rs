@@ -61,8 +61,23 @@ pub(crate) const ALARM_RETRY_MS: u64 = 2_000;
 /// Tries of an alarm before it is dead: they take 17 minutes, in which most troubles are mended.
 pub(crate) const ALARM_TRIES_MAX: u8 = 10;
 
+/// Doublings of the time after which an alarm is tried again that could not begin: to 4 minutes.
+pub(crate) const ALARM_POSTPONED_MAX: u8 = 7;
+
+/// The time for which an alarm is left alone whose record can't be read.
+pub(crate) const ALARM_ASIDE: Duration = Duration::from_secs(5 * 60);
+
+/// The time after which the method of an alarm is cut short, which counts as a failure.
+pub(crate) const ALARM_LIMIT: Duration = Duration::from_secs(15 * 60);
+
 /// Alarms of one host that are fired at once, apart from slow ones.
 pub(crate) const ALARMS_AT_ONCE: usize = 64;
+
+/// Alarms of one object that are under way at once, slow ones too: an eighth of the host's places.
+pub(crate) const ALARMS_AT_ONCE_OF_OBJECT: usize = 8;
+
+/// Slow alarms of one host that are under way at once: each keeps its object in memory.
+pub(crate) const ALARMS_SLOW_MAX: usize = 256;
 
 /// The time after which an alarm that is still handled is slow, and holds up no other one.
 pub(crate) const ALARM_SLOW: Duration = Duration::from_secs(10);

@@ -78,7 +78,7 @@ metrics! {
     counter waits_given_up_total;
     /// Alarms whose method was begun.
     counter alarms_fired_total;
-    /// Those whose method failed or was cut short.
+    /// Those whose method failed or was cut short, or whose object did not wake.
     counter alarms_failed_total;
     /// Alarms that failed so often that they aren't tried again.
     counter alarms_dead_total;

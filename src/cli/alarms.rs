@@ -1,4 +1,5 @@
-//! `capstead alarms`: shows the alarms of an object, those that failed too often included.
+//! `capstead alarms`: shows the alarms of an object, those that failed too often included, or
+//! cancels one.
 
 use std::fmt::Write;
 
@@ -12,11 +13,13 @@ use crate::storage::Access;
 
 pub(super) const AFTER_HELP: &str = "\
 An OBJECT is CLASS/NAME, or the 32 digits of an object's id. This works while the server serves or not. A dead \
-alarm failed ten times, and is not tried again until its object sets it again.
+alarm failed ten times, and is not tried again until its object sets it again. Cancel an alarm that takes the \
+server down each time while the server is stopped.
 
-  capstead alarms Counter/visits";
+  capstead alarms Counter/visits
+  capstead alarms Counter/visits --cancel reset";
 
-/// The object whose alarms are shown.
+/// The object whose alarms are shown, or the alarm that is cancelled.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -24,6 +27,9 @@ pub(crate) struct Options {
     /// CLASS/NAME, or an object's id
     #[arg(value_parser = parse_named)]
     object: Object,
+    /// Cancel the alarm with this name instead of showing all
+    #[arg(long, value_name = "NAME")]
+    cancel: Option<String>,
 }
 
 fn parse_named(text: &str) -> Result<Object, String> {
@@ -34,11 +40,14 @@ fn parse_named(text: &str) -> Result<Object, String> {
     Ok(object)
 }
 
-/// Returns once they are shown.
+/// Returns once they are shown, or it is cancelled durably.
 pub(super) fn run(options: &Options, classes: &[Class]) -> u8 {
     let object = &options.object;
-    let done =
-        with(&options.data, Access::Read, classes, object, async |host| show(&host, object).await);
+    let access = if options.cancel.is_some() { Access::Full } else { Access::Read };
+    let done = with(&options.data, access, classes, object, async |host| match &options.cancel {
+        Some(name) => cancel(&host, object, name).await,
+        None => show(&host, object).await,
+    });
     operator::end(done, None)
 }
 
@@ -55,6 +64,18 @@ async fn show(host: &host_admin::Client, object: &Object) -> Result<String, Fail
         let _ = write!(text, "\n  {}", said(alarm)?);
     }
     Ok(text)
+}
+
+async fn cancel(host: &host_admin::Client, object: &Object, name: &str) -> Result<String, Failure> {
+    let mut request = host.cancel_alarm_request();
+    request.get().set_target(object.id.as_bytes());
+    request.get().set_name(name);
+    let reply = request.send().promise.await?;
+    if reply.get()?.get_cancelled() {
+        return Ok(format!("{}: cancelled {name:?}", object.said));
+    }
+    check_there(host, object).await?;
+    Ok(format!("{}: no alarm {name:?}", object.said))
 }
 
 fn said(alarm: alarm::Reader<'_>) -> Result<String, Failure> {

@@ -86,7 +86,7 @@ enum Operate {
     /// Make a reference to an object, or to all objects of a class, and print it
     #[command(after_help = grants::AFTER_HELP)]
     Grant(grants::Make),
-    /// Show the alarms of an object, those that failed too often included
+    /// Show the alarms of an object, those that failed too often included, or cancel one
     #[command(after_help = alarms::AFTER_HELP)]
     Alarms(alarms::Options),
     /// Show which calls of an object have a request id, or forget their ids

@@ -86,7 +86,6 @@ impl HostParts {
         watchdog.watch(self.number, vat.activity());
         let agent = Agent::new(vat.clone(), keys);
         agent.join(supervisor, self.number, address, hint).await?;
-        vat.fire_alarms();
         let bootstrap = agent.restorer().client;
         let listener = Listener::start(socket, tls, bootstrap, limits, metrics, places);
         let number = self.number;

@@ -44,6 +44,8 @@ pub(super) struct HostThread {
 struct Signals {
     /// The host has joined.
     ready: CancellationToken,
+    /// All hosts have joined.
+    whole: CancellationToken,
     /// The host is to finish its calls.
     finish: CancellationToken,
     finished: CancellationToken,
@@ -116,6 +118,11 @@ impl HostThread {
         tokio::select! { () = self.signals.ready.cancelled() => {}, () = self.ended() => {} }
     }
 
+    /// Tells the thread that all hosts have joined: from now on alarms fire.
+    pub(super) fn fire_alarms(&self) {
+        self.signals.whole.cancel();
+    }
+
     /// Resolves when the thread has ended, by itself or on request.
     pub(super) async fn ended(&self) {
         self.signals.ended.cancelled().await;
@@ -172,7 +179,14 @@ async fn serve(parts: HostParts, mut end: HostEnd, signals: &Signals) -> Result<
     let host = parts.start(&link.bootstrap()).await?;
     signals.ready.cancel();
     let life = async {
-        let mut ended = host.until(signals.finish.cancelled()).await;
+        let finish = async {
+            tokio::select! {
+                () = signals.whole.cancelled() => host.vat.fire_alarms(),
+                () = signals.finish.cancelled() => return,
+            }
+            signals.finish.cancelled().await;
+        };
+        let mut ended = host.until(finish).await;
         if ended.is_ok() {
             ended = host.finish().await;
             signals.finished.cancel();

@@ -271,6 +271,9 @@ async fn start_on(
     let admin = start_admin(&data, keys, &hub, server.hosts, most.tools);
     let supervisor = hub.supervisor.clone();
     let lost = common.lost.clone();
+    // An alarm's method may call any object of the server.
+    host.vat.fire_alarms();
+    threads.iter().for_each(HostThread::fire_alarms);
     let parts = ServerParts {
         host,
         threads,

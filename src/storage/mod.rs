@@ -41,7 +41,7 @@ pub(crate) use self::log::segments::files as log_files;
 pub(crate) use self::range::{Direction, Range};
 pub(crate) use self::space::Space;
 pub(crate) use self::store::account::{Account, ClassAccount};
-pub(crate) use self::store::due::{Due, TIME_MS_MAX};
+pub(crate) use self::store::due::{Due, DueAlarms, TIME_MS_MAX};
 pub(crate) use self::store::identity::Presence;
 pub(crate) use self::store::page::{Page, PageSize};
 pub(crate) use self::store::{Before, Store, StoreOptions};

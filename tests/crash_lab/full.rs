@@ -30,14 +30,14 @@ use crate::writer::{End, IN_FLIGHT, Log, Script, acknowledged};
 /// Enough to fill a few megabytes before all of them are written.
 const KEYS: u64 = 4_000;
 const TURNS: u64 = 100_000;
-const SIZE_KIB: u64 = 8_192;
+const SIZE_KIB: u64 = 16_384;
 /// The size of the file beside the data that is removed to make room. A log that was not applied at
-/// all may fill the rest, and takes more when it is.
-const BALLAST_KIB: u64 = 4_864;
+/// all may fill the rest, and small new objects take thrice as much when it is.
+const BALLAST_KIB: u64 = 13_056;
 /// Calls of the client under way at a time.
 const CALLS: usize = 64;
 /// The size of the disk of a server with a reserve, which is for the log, too.
-const RESERVED_KIB: u64 = 10_240;
+const RESERVED_KIB: u64 = 18_432;
 const RESERVE: [&str; 2] = ["--reserve", "2MiB"];
 /// Writes that grow nothing, of which each entry has a few: their log is several times as long as
 /// the disk.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capstead::counter_capnp::counter;
 use capstead::http::http_service;
@@ -26,6 +26,12 @@ impl Object for Ringer {
     }
 
     async fn alarm(self: Rc<Self>, alarm: Alarm) -> Result<()> {
+        if alarm.name.starts_with("call") {
+            for n in 0..OBJECTS {
+                let other = self.0.namespace::<Self>("ringers")?.get(&n.to_string())?;
+                other.decrement_request().send().promise.await?;
+            }
+        }
         let key = format!("rung/{}", alarm.name);
         let storage = self.0.storage();
         storage.put_as(&key, &(storage.get_as::<i64>(&key)?.unwrap_or(0) + 1))
@@ -33,7 +39,8 @@ impl Object for Ringer {
 }
 
 impl counter::Server for Ringer {
-    /// Sets an alarm for so many milliseconds from now, and returns the number of all.
+    /// Sets an alarm for so many milliseconds from now, and returns the number of all. That of a
+    /// number below 0 calls all ringers.
     async fn increment(
         self: Rc<Self>,
         params: counter::IncrementParams,
@@ -42,8 +49,9 @@ impl counter::Server for Ringer {
         let storage = self.0.storage();
         let number = storage.get_as::<i64>("set")?.unwrap_or(0) + 1;
         storage.put_as("set", &number)?;
-        let after = Duration::from_millis(params.get()?.get_by().unsigned_abs());
-        self.0.alarms().set_after(&number.to_string(), after)?;
+        let by = params.get()?.get_by();
+        let name = if by < 0 { format!("call/{number}") } else { number.to_string() };
+        self.0.alarms().set_after(&name, Duration::from_millis(by.unsigned_abs()))?;
         results.get().set_value(number);
         Ok(())
     }
@@ -87,7 +95,8 @@ const HOSTS: &str = "CAPSTEAD_TEST_ALARM_HOSTS";
 fn serve_the_ringer() {
     let Some(data) = own::data() else { return };
     let hosts = std::env::var(HOSTS).map_or(1, |hosts| hosts.parse().unwrap());
-    own::serve(Server::new(data).class::<Ringer>().hosts(hosts));
+    let server = Server::new(data).class::<Ringer>().bind::<Ringer, Ringer>("ringers");
+    own::serve(server.hosts(hosts));
 }
 
 fn start(data: &Path, hosts: u16) -> Served {
@@ -171,6 +180,31 @@ fn kills_of_four_hosts_lose_no_alarm_and_double_none() {
     kills_lose_no_alarm_and_double_none(4);
 }
 
+/// They fire once all hosts are there, so that their methods find all objects.
+#[test]
+fn alarms_that_are_due_at_the_start_find_the_objects_of_all_hosts() {
+    let (_folder, data) = scratch();
+    let mut served = start(&data, 4);
+    let due = run(async {
+        let (_connection, ringers) = connect_to(&served, "Ringer").await;
+        for n in 0..OBJECTS {
+            let mut request = by_name(&ringers, &n.to_string()).increment_request();
+            request.get().set_by(-3_000);
+            request.send().promise.await.unwrap();
+        }
+        Instant::now() + Duration::from_secs(3)
+    });
+    served.kill();
+    eventually("their time", || (Instant::now() > due).then_some(()));
+    let served = start(&data, 4);
+    eventually("all alarms", || {
+        let over = |n: usize| alarms(&data, &format!("Ringer/{n}")).trim().ends_with(": 0 alarms");
+        (0..OBJECTS).all(over).then_some(())
+    });
+    assert_eq!(served.metric("alarms_failed_total"), 0);
+    assert_eq!(served.stop().0, Some(0));
+}
+
 /// An end in order is no different: those that are due later fire after the next start.
 #[test]
 fn a_counter_is_reset_at_its_time_by_a_later_server_too() {
@@ -189,7 +223,19 @@ fn a_counter_is_reset_at_its_time_by_a_later_server_too() {
     let shown = alarms(&data, "Counter/y");
     assert!(shown.starts_with("Counter/y: 1 alarm\n  \"reset\", set for 20"), "{shown}");
     assert_eq!(alarms(&data, "Counter/x").trim(), "Counter/x: 0 alarms");
+    // The operator can cancel one, while the server serves or not.
+    assert_eq!(http::post(&web, "/counter/z/reset?after=1000").status, 200);
+    let cancel = |said: &str| {
+        let mut cancel = capstead(["alarms", "Counter/z", "--cancel", "reset", "--data"]);
+        let output = cancel.arg(&data).output().expect("it runs");
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), said);
+    };
+    cancel("Counter/z: cancelled \"reset\"");
+    cancel("Counter/z: no alarm \"reset\"");
+    assert_eq!(http::post(&web, "/counter/z/reset?after=1000").status, 200);
     assert_eq!(served.stop().0, Some(0));
+    cancel("Counter/z: cancelled \"reset\"");
+    assert_eq!(alarms(&data, "Counter/z").trim(), "Counter/z: 0 alarms");
     assert!(alarms(&data, "Counter/y").starts_with("Counter/y: 1 alarm\n"));
 
     let served = serve_with(&data, &[]);

@@ -126,9 +126,8 @@ impl Storage {
     /// # Errors
     /// `outside-turn:`, or that the storage failed: nothing was removed.
     pub fn delete_all(&self) -> Result<()> {
-        let set = alarms::list(&self.0)?;
-        self.0.clear()?;
-        set.iter().try_for_each(|alarm| alarms::remove(&self.0, alarm))
+        alarms::remove_all(&self.0)?;
+        self.0.clear()
     }
 
     /// Keys and their values in the order of the keys; see [`List`].

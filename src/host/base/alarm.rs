@@ -6,8 +6,9 @@
 //! | `01` ‖ name | version (1) ‖ serial (8) ‖ set for (8) ‖ next try (8) ‖ failed tries (1) ‖ state (1) ‖ the last error |
 //!
 //! All numbers are big-endian, and times are milliseconds since 1970. State 0 has a record in `Due`
-//! under the time of its next try; 1 is one that is tried no more. The serial tells one setting of
-//! an alarm from the next one. All of these records are written by one turn, so that an alarm and
+//! under the time of its next try; 1 is one that is tried no more; and a greater one is like 0,
+//! after so many tries less one that could not begin. The serial tells one setting of an alarm from
+//! the next one. All of these records are written by one turn, so that an alarm and
 //! its time are there together or not at all.
 //!
 //! It asks no clock, and never touches the storage itself.
@@ -19,7 +20,8 @@ use crate::cursor::Cursor;
 use crate::error::{Reason, Result};
 use crate::id::ObjectId;
 use crate::limits::{
-    ALARM_ERROR_BYTES_MAX, ALARM_NAME_BYTES_MAX, ALARM_RETRY_MS, ALARM_TRIES_MAX, ALARMS_MAX,
+    ALARM_ERROR_BYTES_MAX, ALARM_NAME_BYTES_MAX, ALARM_POSTPONED_MAX, ALARM_RETRY_MS,
+    ALARM_TRIES_MAX, ALARMS_MAX,
 };
 use crate::storage::{Due, Space, TIME_MS_MAX};
 
@@ -41,11 +43,14 @@ pub(in crate::host) const ALARM: Method = Method { interface: u64::MAX, ordinal:
 pub struct Alarm {
     /// The name under which it was set.
     pub name: String,
+    /// The number of this setting, the same for all tries of it. The next setting has another one,
+    /// also under the same name and for the same time: so it is what request ids are made of.
+    pub setting: u64,
     /// The time for which it was set, in milliseconds since 1970.
     pub set_for_ms: u64,
-    /// The time of its next try, in milliseconds since 1970; the same as `set_for_ms` until a try
-    /// has failed. None if it is dead: it failed too often, and isn't tried again unless it is set
-    /// again.
+    /// The time of its next try, in milliseconds since 1970: `set_for_ms`, or later if that had
+    /// passed when it was set, or if a try has failed or could not begin. None if it is dead: it
+    /// failed too often, and isn't tried again unless it is set again.
     pub next_ms: Option<u64>,
     /// The number of tries that failed since it was set.
     pub failed: u8,
@@ -64,21 +69,27 @@ impl Alarm {
 /// One setting of an alarm, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::host) struct AlarmRecord {
-    pub(in crate::host) serial: u64,
     pub(in crate::host) alarm: Alarm,
+    /// Tries in a row that could not begin, as far as they count.
+    postponed: u8,
 }
+
+/// Reads one record, those that the open turn wrote too.
+pub(in crate::host) type ReadRecord<'a> = dyn Fn(Space, &[u8]) -> Result<Option<Vec<u8>>> + 'a;
 
 /// Writes one record in the open turn, or removes it.
 pub(in crate::host) type WriteRecord<'a> =
     dyn FnMut(Space, &[u8], Option<&[u8]>) -> Result<()> + 'a;
 
 impl AlarmRecord {
-    /// An alarm that is set for this time.
-    pub(in crate::host) fn new(name: &str, serial: u64, at_ms: u64) -> Self {
-        let at_ms = at_ms.min(TIME_MS_MAX);
+    /// An alarm that is set for this time at `now_ms`. One for a time that has passed comes after
+    /// those that are due already.
+    pub(in crate::host) fn new(name: &str, setting: u64, at_ms: u64, now_ms: u64) -> Self {
+        let set_for_ms = at_ms.min(TIME_MS_MAX);
+        let next_ms = Some(at_ms.max(now_ms).min(TIME_MS_MAX));
         let (name, error) = (name.to_owned(), String::new());
-        let alarm = Alarm { name, set_for_ms: at_ms, next_ms: Some(at_ms), failed: 0, error };
-        Self { serial, alarm }
+        let alarm = Alarm { name, setting, set_for_ms, next_ms, failed: 0, error };
+        Self { alarm, postponed: 0 }
     }
 
     /// The same alarm after another try failed at `now_ms`.
@@ -87,25 +98,66 @@ impl AlarmRecord {
         alarm.failed = alarm.failed.saturating_add(1);
         error[..error.floor_char_boundary(ALARM_ERROR_BYTES_MAX)].clone_into(&mut alarm.error);
         let doubled = ALARM_RETRY_MS << alarm.failed.saturating_sub(1).min(ALARM_TRIES_MAX);
-        alarm.next_ms = (alarm.failed < ALARM_TRIES_MAX)
-            .then(|| now_ms.saturating_add(spread(doubled, self.serial ^ u64::from(alarm.failed))));
+        let after = spread(doubled, alarm.setting ^ u64::from(alarm.failed));
+        alarm.next_ms =
+            (alarm.failed < ALARM_TRIES_MAX).then(|| now_ms.saturating_add(after).min(TIME_MS_MAX));
+        self.postponed = 0;
         self
     }
 
     /// The same alarm after a try that could not begin at `now_ms`, which is no failure of its own.
     pub(in crate::host) fn postponed(mut self, now_ms: u64) -> Self {
-        let after = spread(ALARM_RETRY_MS, self.serial ^ now_ms);
-        self.alarm.next_ms = Some(now_ms.saturating_add(after));
+        let after = spread(ALARM_RETRY_MS << self.postponed, self.alarm.setting ^ now_ms);
+        self.alarm.next_ms = Some(now_ms.saturating_add(after).min(TIME_MS_MAX));
+        self.postponed = (self.postponed + 1).min(ALARM_POSTPONED_MAX);
         self
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let Alarm { set_for_ms, next_ms, failed, error, .. } = &self.alarm;
+    /// Tells whether its last try could not begin.
+    pub(in crate::host) fn is_postponed(&self) -> bool {
+        self.postponed > 0
+    }
+
+    /// The same alarm at the first time from its own on that no other one has. In the order of
+    /// times a hash stands for the name, and two names may have the same one.
+    ///
+    /// # Errors
+    /// Those of `read`, which reads records in `Due`.
+    pub(in crate::host) fn at_free_time<E>(
+        mut self,
+        object: ObjectId,
+        read: impl Fn(&[u8]) -> std::result::Result<Option<Vec<u8>>, E>,
+    ) -> std::result::Result<Self, E> {
+        while let Some(due) = self.due(object).filter(|due| due.at_ms < TIME_MS_MAX) {
+            if read(&due.key())?.is_none_or(|there| there == due.record()) {
+                break;
+            }
+            self.alarm.next_ms = Some(due.at_ms + 1);
+        }
+        Ok(self)
+    }
+
+    /// Tells whether a host could have written it.
+    pub(in crate::host) fn is_within_bounds(&self) -> bool {
+        let Alarm { name, set_for_ms, next_ms, failed, error, .. } = &self.alarm;
+        key(name).is_ok()
+            && (*set_for_ms).max(next_ms.unwrap_or_default()) <= TIME_MS_MAX
+            && *failed <= ALARM_TRIES_MAX
+            && error.len() <= ALARM_ERROR_BYTES_MAX
+    }
+
+    pub(in crate::host) fn encode(&self) -> Vec<u8> {
+        let Alarm { setting, set_for_ms, next_ms, failed, error, .. } = &self.alarm;
         let mut bytes = vec![VERSION];
-        for number in [self.serial, *set_for_ms, next_ms.unwrap_or_default()] {
+        for number in [*setting, *set_for_ms, next_ms.unwrap_or_default()] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
-        bytes.extend_from_slice(&[*failed, if next_ms.is_some() { PENDING } else { DEAD }]);
+        let state = match (next_ms, self.postponed) {
+            (None, _) => DEAD,
+            (Some(_), 0) => PENDING,
+            (Some(_), postponed) => DEAD + postponed,
+        };
+        bytes.extend_from_slice(&[*failed, state]);
         bytes.extend_from_slice(error.as_bytes());
         bytes
     }
@@ -119,18 +171,20 @@ impl AlarmRecord {
             };
             let mut bytes = Cursor::new(record);
             let Some(VERSION) = bytes.byte() else { return None };
-            let serial = u64::from_be_bytes(bytes.array()?);
+            let setting = u64::from_be_bytes(bytes.array()?);
             let set_for_ms = u64::from_be_bytes(bytes.array()?);
             let next = u64::from_be_bytes(bytes.array()?);
             let (failed, state) = (bytes.byte()?, bytes.byte()?);
-            let next_ms = match state {
-                PENDING => Some(next),
-                DEAD if next == 0 => None,
-                _ => return None,
+            let (next_ms, postponed) = match state {
+                PENDING => (Some(next), 0),
+                DEAD if next == 0 => (None, 0),
+                DEAD => return None,
+                more => (Some(next), (more - DEAD).min(ALARM_POSTPONED_MAX)),
             };
             let error = String::from_utf8(bytes.rest().to_vec()).ok()?;
             let name = String::from_utf8(name.to_vec()).ok()?;
-            Some(Self { serial, alarm: Alarm { name, set_for_ms, next_ms, failed, error } })
+            let alarm = Alarm { name, setting, set_for_ms, next_ms, failed, error };
+            Some(Self { alarm, postponed })
         };
         decoded().ok_or_else(|| Reason::Damaged.error("an alarm isn't what was written"))
     }
@@ -167,16 +221,20 @@ pub(in crate::host) fn key(name: &str) -> Result<Vec<u8>> {
 /// Puts `new` in the place of `old`, both of them alarms of this name or none, with their times.
 ///
 /// # Errors
-/// That of `write`.
+/// Those of `read` and `write`.
 pub(in crate::host) fn replace(
     object: ObjectId,
-    (old, new): (Option<&AlarmRecord>, Option<&AlarmRecord>),
+    (old, new): (Option<&AlarmRecord>, Option<AlarmRecord>),
+    read: &ReadRecord<'_>,
     write: &mut WriteRecord<'_>,
 ) -> Result<()> {
-    let Some(alarm) = new.or(old) else { return Ok(()) };
+    let free = |new: AlarmRecord| new.at_free_time(object, |key| read(Space::Due, key));
+    let new = new.map(free).transpose()?;
+    let Some(alarm) = new.as_ref().or(old) else { return Ok(()) };
     let key = key(&alarm.alarm.name)?;
-    write(Space::Alarms, &key, new.map(AlarmRecord::encode).as_deref())?;
-    let (was, is) = (old.and_then(|old| old.due(object)), new.and_then(|new| new.due(object)));
+    write(Space::Alarms, &key, new.as_ref().map(AlarmRecord::encode).as_deref())?;
+    let was = old.and_then(|old| old.due(object));
+    let is = new.and_then(|new| new.due(object));
     if was == is {
         return Ok(());
     }
@@ -201,7 +259,7 @@ pub(in crate::host) fn count(
             Reason::Damaged.error("the number of the object's alarms isn't what was written")
         })?,
     };
-    let number = (number + more).saturating_sub(fewer);
+    let number = u32::saturating_add(number, more).saturating_sub(fewer);
     if more > 0 && number > ALARMS_MAX {
         return Err(Reason::OverQuota.error(format_args!(
             "the object would have {number} alarms, and may have {ALARMS_MAX}; cancel some first"
@@ -216,7 +274,7 @@ mod tests {
     use super::*;
 
     fn record() -> AlarmRecord {
-        AlarmRecord::new("tea", 7, 1_000)
+        AlarmRecord::new("tea", 7, 1_000, 0)
     }
 
     #[test]
@@ -228,7 +286,8 @@ mod tests {
         }
         assert!(dead.alarm.is_dead() && dead.due(ObjectId::from_bytes([1; 16])).is_none());
         let key = key("tea").unwrap();
-        for record in [record(), failed, dead] {
+        let postponed = record().postponed(2_000).postponed(4_000);
+        for record in [record(), failed, dead, postponed] {
             assert_eq!(AlarmRecord::decode(&key, &record.encode()).unwrap(), record);
             assert!(AlarmRecord::decode(&key, &record.encode()[..26]).is_err());
             assert!(AlarmRecord::decode(&[], &record.encode()).is_err());
@@ -239,7 +298,7 @@ mod tests {
     #[test]
     fn each_failure_waits_twice_as_long_give_or_take_a_quarter() {
         for serial in 0..200 {
-            let (mut record, mut base) = (AlarmRecord::new("tea", serial, 0), ALARM_RETRY_MS);
+            let (mut record, mut base) = (AlarmRecord::new("tea", serial, 0, 0), ALARM_RETRY_MS);
             for failed in 1..ALARM_TRIES_MAX {
                 record = record.failed(10_000, "no");
                 let after = record.alarm.next_ms.unwrap() - 10_000;
@@ -248,8 +307,46 @@ mod tests {
             }
             assert_eq!(record.failed(10_000, "no").alarm.next_ms, None);
         }
-        let first = |serial| AlarmRecord::new("tea", serial, 0).failed(0, "no").alarm.next_ms;
+        let first = |serial| AlarmRecord::new("tea", serial, 0, 0).failed(0, "no").alarm.next_ms;
         assert!((1..20).any(|serial| first(serial) != first(0)), "they are tried together");
+    }
+
+    #[test]
+    fn each_try_that_could_not_begin_waits_twice_as_long_up_to_some_minutes() {
+        let (mut record, mut base) = (record(), ALARM_RETRY_MS);
+        for tries in 0..40 {
+            record = record.postponed(10_000);
+            let after = record.alarm.next_ms.unwrap() - 10_000;
+            assert!((base * 3 / 4..=base * 5 / 4).contains(&after), "{tries}: {after}");
+            base = (base * 2).min(256_000);
+        }
+        assert_eq!(record.alarm.failed, 0);
+        let failed = record.failed(10_000, "no").postponed(10_000);
+        assert!(failed.alarm.next_ms.unwrap() <= 10_000 + 2_500, "it begins anew");
+    }
+
+    #[test]
+    fn a_time_that_has_passed_is_now() {
+        let alarm = AlarmRecord::new("tea", 7, 1_000, 5_000).alarm;
+        assert_eq!((alarm.set_for_ms, alarm.next_ms), (1_000, Some(5_000)));
+    }
+
+    #[test]
+    fn a_time_that_another_alarm_has_is_stepped_over() {
+        let object = ObjectId::from_bytes([1; 16]);
+        let (first, second) = (record().due(object).unwrap(), 1_001);
+        let taken = |key: &[u8]| {
+            let later = Due { at_ms: second, ..first.clone() };
+            let is_taken = [first.key(), later.key()].iter().any(|taken| taken == key);
+            Ok::<_, ()>(is_taken.then(|| b"another one".to_vec()))
+        };
+        let stepped = record().at_free_time(object, taken).unwrap();
+        assert_eq!(stepped.alarm.next_ms, Some(1_002));
+        let own = |_: &[u8]| Ok::<_, ()>(Some(first.record()));
+        assert_eq!(record().at_free_time(object, own).unwrap(), record());
+        let last = AlarmRecord::new("tea", 7, u64::MAX, 0);
+        let all = |_: &[u8]| Ok::<_, ()>(Some(b"another one".to_vec()));
+        assert_eq!(last.clone().at_free_time(object, all).unwrap(), last);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use super::sockets;
 use crate::error::not_begun;
+use crate::host::state::facet::Behind;
 use crate::host::state::instance::Instance;
 use crate::host::state::queued_call::QueuedCall;
 use crate::host::state::slot::Slot;
@@ -35,6 +36,9 @@ pub(in crate::host) fn abort(instance: &Rc<Instance>, how: &str) {
     let Some(slot) = vat.objects.find(instance.spec.id) else { return };
     let is_awake = slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance));
     let is_waking = slot.end_waking(instance);
+    if is_waking {
+        slot.with_waiting(|waiting| did_not_wake(waiting));
+    }
     if is_awake || is_waking {
         vacate(&slot, instance);
     }
@@ -84,6 +88,15 @@ fn vacate(slot: &Rc<Slot>, instance: &Instance) {
 fn refuse(calls: VecDeque<QueuedCall>, instance: &Instance) {
     for queued in calls {
         queued.refuse(not_begun(instance.why_ended()));
+    }
+}
+
+/// It is the object's own fault that these calls don't begin.
+pub(super) fn did_not_wake(waiting: &VecDeque<QueuedCall>) {
+    for queued in waiting {
+        if let Behind::Alarm(firing) = &queued.facet.behind {
+            firing.is_tried.set(true);
+        }
     }
 }
 

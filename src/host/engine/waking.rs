@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::ending::{end_waits, take_waiting};
+use super::ending::{did_not_wake, end_waits, take_waiting};
 use super::rest;
 use super::run::{InTurns, InstanceEnded, TurnCause};
 use crate::error::{Reason, Result, of_class, overloaded};
@@ -143,7 +143,9 @@ fn woke(vat: &Rc<Vat>, slot: &Rc<Slot>, instance: Rc<Instance>, result: WakeResu
 
 /// The object could not wake: those who wait are told, after what `wake` wrote is durable.
 fn sleep_again(slot: &Slot, instance: &Instance, error: &capnp::Error) {
-    for QueuedCall { call, under_way, .. } in take_waiting(slot, instance) {
+    let waiting = take_waiting(slot, instance);
+    did_not_wake(&waiting);
+    for QueuedCall { call, under_way, .. } in waiting {
         let error = error.clone();
         instance.gate.reply(move |on_its_way| {
             call.reply.keep((under_way, on_its_way));

@@ -300,6 +300,20 @@ impl host_admin::Server for HostAdmin {
         Ok(())
     }
 
+    async fn cancel_alarm(
+        self: Rc<Self>,
+        params: host_admin::CancelAlarmParams,
+        mut results: host_admin::CancelAlarmResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let (target, name) = (target(params.get_target()?)?, params.get_name()?.to_str()?);
+        self.vat.turns.outside_turns().await;
+        let cancelled = alarms::cancel_of(&self.vat, target, name)?;
+        self.vat.turns.durable_of(target).await.map_err(|error| storage_failed(&error))?;
+        results.get().set_cancelled(cancelled);
+        Ok(())
+    }
+
     async fn clear_requests(
         self: Rc<Self>,
         params: host_admin::ClearRequestsParams,

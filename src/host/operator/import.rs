@@ -76,6 +76,8 @@ struct Incoming {
     header: Option<Vec<u8>>,
     /// Records that are in no batch yet, encoded.
     records: Vec<u8>,
+    /// The number of its alarms so far.
+    alarms: u32,
     /// The account of what it stores, from its first batch on.
     account: Option<Rc<Account>>,
     /// Known before the first batch.
@@ -154,10 +156,7 @@ impl Writer {
                 if !self.shards.iter().any(|range| range.contains(&id.home_shard().0)) {
                     return Err(failed("the object belongs to another host"));
                 }
-                let (header, records, account, grants) = (None, Vec::new(), None, None);
-                let is_skipped = None;
-                self.object =
-                    Some(Incoming { id: *id, header, records, account, grants, is_skipped });
+                self.object = Some(Incoming::new(*id));
                 Ok(OBJECT_COST)
             }
             Frame::Records(records) => {
@@ -201,8 +200,11 @@ impl Writer {
                     }
                 }
                 Space::Alarms => {
-                    alarms::check(record.key, record.value)?;
-                    record.encode(&mut object.records);
+                    if alarms::is_alarm(record.key, record.value)? {
+                        object.alarms += 1;
+                        alarms::check_number(object.alarms)?;
+                        record.encode(&mut object.records);
+                    }
                 }
                 Space::Data | Space::Requests => record.encode(&mut object.records),
             }
@@ -283,6 +285,12 @@ impl Writer {
             object.remove(store, gone)
         });
         written.map_err(|error| storage_failed(&error))?;
+        if place == Place::First {
+            vat.alarms.replace(object.id);
+        }
+        if part == Part::Last && object.alarms > 0 {
+            vat.alarms.imported(object.id);
+        }
         // Cut with this batch, since another one may never come.
         let cut = object.grants.as_mut().map(|grants| std::mem::take(&mut grants.cut));
         let cut = cut.unwrap_or_default();
@@ -314,6 +322,12 @@ enum Place {
 }
 
 impl Incoming {
+    fn new(id: ObjectId) -> Self {
+        let (header, records, alarms) = (None, Vec::new(), 0);
+        let (account, grants, is_skipped) = (None, None, None);
+        Self { id, header, records, alarms, account, grants, is_skipped }
+    }
+
     fn is_whole(&self, vat: &Vat) -> Result<bool> {
         let present = vat.turns.store().get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
@@ -389,15 +403,13 @@ impl Incoming {
             alarms::clear(store, self.id)?;
         }
         for Record { space, key, value } in Records::encoded(&self.records) {
-            if space == Space::Data {
-                store.put(account, key, value, Before::Known(None))?;
-            } else {
-                store.put_record(self.id, space, key, value)?;
-            }
-            if space == Space::Alarms {
-                alarms::put_time(store, self.id, key, value)?;
+            match space {
+                Space::Data => store.put(account, key, value, Before::Known(None)).map(drop)?,
+                Space::Alarms => alarms::put(store, self.id, key, value)?,
+                _ => store.put_record(self.id, space, key, value).map(drop)?,
             }
         }
+        alarms::put_number(store, self.id, self.alarms)?;
         let Some(header) = &self.header else { return Ok(()) };
         match (part, place) {
             (Part::Last, _) => store.put_record(self.id, Space::Header, &[], header).map(drop),

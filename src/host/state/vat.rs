@@ -182,6 +182,7 @@ impl Vat {
     fn settle(self: &Rc<Self>) {
         self.turns.settle(|gate, durable| self.busy(|| gate.open(durable)));
         self.scheduler.go_on();
+        self.alarms.go_on();
         self.turns.tell_settled();
     }
 

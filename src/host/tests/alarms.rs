@@ -2,25 +2,25 @@
 //! is that set them.
 
 mod bell;
+mod faults;
 mod firing;
+mod importing;
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use self::bell::{act, bell, clock, get, quiet, rung, set, turn, until};
-use super::archive::{admin, begin_export, next, world_with, write};
 use super::storage::text;
 use super::trial::{World, run};
 use crate::error::failed;
 use crate::host::base::header::Header;
 use crate::host::engine::alarms;
 use crate::host::engine::run::{self as turns, TurnCause};
-use crate::host::{Context, Object, Vat, class_of};
+use crate::host::{Context, Object, Vat};
 use crate::id::ObjectId;
 use crate::limits::{ALARM_NAME_BYTES_MAX, ALARM_TRIES_MAX, ALARMS_MAX};
-use crate::schema::admin_capnp::Existing;
+use crate::storage::Space;
 use crate::storage::log::batch::{Op, WriteSet};
-use crate::storage::{LogOptions, Space};
 
 pub(super) use self::bell::Bell;
 
@@ -36,7 +36,7 @@ fn firing_world() -> World {
 
 /// The times that are written, of all objects: those of alarms that are due ever.
 fn times(vat: &Vat) -> usize {
-    vat.turns.store().due(u64::MAX, usize::MAX, &|_| true).unwrap().now.len()
+    vat.turns.store().due((0, u64::MAX), usize::MAX, &|_| true).unwrap().now.len()
 }
 
 /// All turns that are durable, in their order.
@@ -350,56 +350,6 @@ fn delete_all_cancels_all_alarms_and_those_of_nobody_else() {
     });
 }
 
-/// All that an archive has of the bell `x`, in frames.
-async fn exported(world: &World) -> Vec<Vec<u8>> {
-    let export = begin_export(&admin(world, super::archive::MINUTE)).await.unwrap();
-    let mut frames = Vec::new();
-    loop {
-        let some = next(&export).await.unwrap();
-        if some.is_empty() {
-            return frames;
-        }
-        frames.push(some);
-    }
-}
-
-async fn import(world: &World, frames: &[Vec<u8>]) {
-    let mut request = admin(world, super::archive::MINUTE).begin_import_request();
-    request.get().set_existing(Existing::Replace);
-    let import = request.send().promise.await.unwrap().get().unwrap().get_incoming().unwrap();
-    write(&import, frames).await.unwrap();
-    import.finish_request().send().promise.await.unwrap();
-}
-
-#[test]
-fn an_archive_has_the_alarms_and_an_import_replaces_those_that_are_there() {
-    run(async {
-        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let world = |path| world_with(path, class_of::<Bell>(), LogOptions::default());
-        let (old, new) = (world(from.path()), world(to.path()));
-        let later = old.vat.clock.now_ms() + 24 * HOUR;
-        turn(&old, "x", |ctx| {
-            ctx.alarms().set("tea", 0).unwrap();
-            ctx.alarms().set("cake", later).unwrap();
-        });
-        old.vat.flush().await.unwrap();
-        let frames = exported(&old).await;
-        turn(&new, "x", |ctx| {
-            ctx.alarms().set("cake", 0).unwrap();
-            ctx.alarms().set("other", 0).unwrap();
-        });
-        import(&new, &frames).await;
-        let listed = Context::new(bell(&new, "x")).alarms().list().unwrap();
-        let listed: Vec<_> = listed.iter().map(|alarm| (&*alarm.name, alarm.next_ms)).collect();
-        assert_eq!(listed, [("cake", Some(later)), ("tea", Some(0))]);
-        assert_eq!(times(&new.vat), 2);
-        new.vat.fire_alarms();
-        until(|| rung() == ["x/tea"]).await;
-        quiet(&new).await;
-        assert_eq!((rung(), times(&new.vat)), (vec!["x/tea".to_owned()], 1));
-    });
-}
-
 /// Half of an object that is being imported can't wake. Its alarm waits, and nothing is lost.
 #[test]
 fn an_alarm_that_can_not_begin_waits_without_a_failure() {
@@ -456,14 +406,14 @@ fn random_alarms_fire_in_the_order_of_their_times() {
                 world.vat.flush().await.unwrap();
             }
             let now = HOUR + below(50);
-            let due = world.vat.turns.store().due(now, usize::MAX, &|_| true).unwrap();
+            let due = world.vat.turns.store().due((0, now), usize::MAX, &|_| true).unwrap();
             let found: Vec<u64> = due.now.iter().map(|due| due.at_ms).collect();
             let mut expected: Vec<u64> = model.values().copied().filter(|at| *at <= now).collect();
             expected.sort_unstable();
             assert_eq!(found, expected, "step {step}");
             let next = model.values().copied().filter(|at| *at > now).min();
             assert_eq!(due.next_ms, next, "step {step}");
-            let some = world.vat.turns.store().due(now, 3, &|_| true).unwrap();
+            let some = world.vat.turns.store().due((0, now), 3, &|_| true).unwrap();
             assert_eq!(some.now, due.now[..due.now.len().min(3)]);
         }
     });

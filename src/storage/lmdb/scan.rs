@@ -30,10 +30,10 @@ pub(crate) fn scan(
 }
 
 /// Visits the times at which alarms of any object are due, until `visit` breaks off.
-pub(crate) fn due(snapshot: &Snapshot<'_>, visit: &mut Visit<'_>) -> Result<()> {
-    let until = after_prefix(&DUE_PREFIX);
+pub(crate) fn due(snapshot: &Snapshot<'_>, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
+    let (from, until) = ([&DUE_PREFIX[..], from].concat(), after_prefix(&DUE_PREFIX));
     snapshot
-        .walk((&DUE_PREFIX, until.as_deref()), Direction::Up, |engine, record| {
+        .walk((&from, until.as_deref()), Direction::Up, |engine, record| {
             // Objects may be there too, by another shard than their home.
             Ok(match engine.strip_prefix(&DUE_PREFIX) {
                 Some(key) if key.len() == DUE_KEY_BYTES => visit(key, record),

@@ -145,9 +145,9 @@ impl Reads for Reader {
         self.env.read(|snapshot| scan::scan(snapshot, object, space, range, visit))
     }
 
-    fn due(&self, visit: &mut Visit<'_>) -> Result<()> {
+    fn due(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         self.metrics.storage_reads_total.add(1);
-        self.env.read(|snapshot| scan::due(snapshot, visit))
+        self.env.read(|snapshot| scan::due(snapshot, from, visit))
     }
 
     fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {

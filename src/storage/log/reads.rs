@@ -69,12 +69,12 @@ pub(crate) trait Reads {
         visit: &mut Visit<'_>,
     ) -> Result<()>;
 
-    /// Visits the durable records of [`Space::Due`] of all objects, in the order of their keys,
-    /// until `visit` has enough.
+    /// Visits the durable records of [`Space::Due`] of all objects, in the order of their keys from
+    /// `from` on, until `visit` has enough.
     ///
     /// # Errors
     /// As for `scan`.
-    fn due(&self, visit: &mut Visit<'_>) -> Result<()>;
+    fn due(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<()>;
 
     /// Visits every object that has a header.
     ///

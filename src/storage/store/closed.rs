@@ -22,7 +22,7 @@ impl Reads for Closed {
         Err(StorageError::Closed)
     }
 
-    fn due(&self, _: &mut Visit<'_>) -> Result<()> {
+    fn due(&self, _: &[u8], _: &mut Visit<'_>) -> Result<()> {
         Err(StorageError::Closed)
     }
 

@@ -8,7 +8,7 @@
 //! It knows neither what an alarm does nor what time it is.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 
 use sha2::{Digest, Sha256};
 
@@ -90,50 +90,63 @@ fn time_of(key: &[u8]) -> Option<u64> {
 type Above = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 impl Store {
-    /// The first `most` alarms that are due by `now_ms`, of those that are wanted, and the time at
-    /// which the next one is due. All submitted turns count.
+    /// The first `most` alarms that are due from `from_ms` to `now_ms`, of those that are wanted,
+    /// and the time at which the next one is due. `is_wanted` is asked in the order of the times.
+    /// All submitted turns count.
     ///
     /// # Errors
     /// `Corrupt`, or the disk can't be read.
     pub(crate) fn due(
         &self,
-        now_ms: u64,
+        (from_ms, now_ms): (u64, u64),
         most: usize,
         is_wanted: &dyn Fn(&Due) -> bool,
     ) -> Result<DueAlarms> {
-        let is_now = |key: &[u8]| key[..TIME_BYTES] <= time(now_ms)[..];
-        let above = self.due_above(&is_now);
-        let mut found = BTreeMap::new();
-        let mut next = above
-            .iter()
-            .find(|(key, record)| record.is_some() && !is_now(key))
-            .and_then(|(key, _)| time_of(key));
-        let wanted = |key: &[u8], record: &[u8]| Due::decode(key, record).filter(is_wanted);
-        self.reads.due(&mut |key, record| {
-            if above.contains_key(key) {
-                return ControlFlow::Continue(());
-            }
+        let (from, now) = (time(from_ms), time(now_ms));
+        let is_now = |key: &[u8]| key[..TIME_BYTES] <= now[..];
+        let mut above = self.due_above(&from, &is_now).into_iter().peekable();
+        let mut found = DueAlarms::default();
+        let mut take = |key: &[u8], record: &[u8]| {
             if !is_now(key) {
-                next = next.into_iter().chain(time_of(key)).min();
+                found.next_ms = time_of(key);
                 return ControlFlow::Break(());
             }
-            found.extend(wanted(key, record).map(|due| (key.to_vec(), due)));
-            if found.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            found.now.extend(Due::decode(key, record).filter(is_wanted));
+            if found.now.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let mut is_ended = false;
+        self.reads.due(&from, &mut |key, record| {
+            let mut visit = || {
+                while let Some((key, record)) = above.next_if(|(above, _)| &**above < key) {
+                    record.map_or(ControlFlow::Continue(()), |record| take(&key, &record))?;
+                }
+                match above.next_if(|(above, _)| **above == *key) {
+                    Some((_, record)) => {
+                        record.map_or(ControlFlow::Continue(()), |record| take(key, &record))
+                    }
+                    None => take(key, record),
+                }
+            };
+            let visited = visit();
+            is_ended |= visited.is_break();
+            visited
         })?;
-        for (key, record) in above.into_iter().filter(|(key, _)| is_now(key)) {
-            found.extend(record.and_then(|record| wanted(&key, &record)).map(|due| (key, due)));
+        let rest = above.filter(|_| !is_ended).filter_map(|(key, record)| Some((key, record?)));
+        for (key, record) in rest {
+            if take(&key, &record).is_break() {
+                break;
+            }
         }
-        let is_all = found.len() < most;
-        let now = found.into_values().take(most).collect();
-        Ok(DueAlarms { now, next_ms: next.filter(|_| is_all) })
+        Ok(found)
     }
 
     /// The records that may not be applied yet: of each object all that are due now, and those
     /// after them up to the first that is there.
-    fn due_above(&self, is_now: &dyn Fn(&[u8]) -> bool) -> Above {
+    fn due_above(&self, from: &[u8], is_now: &dyn Fn(&[u8]) -> bool) -> Above {
         let mut above = Above::new();
+        let range = Range { start: Bound::Included(from.to_vec()), ..Range::all() };
         for pending in self.pending.values() {
-            for (key, record) in pending.layer().list(Space::Due, &Range::all()) {
+            for (key, record) in pending.layer().list(Space::Due, &range) {
                 above.insert(key.to_vec(), record.map(<[u8]>::to_vec));
                 if !is_now(key) && record.is_some() {
                     break;

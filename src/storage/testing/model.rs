@@ -404,13 +404,13 @@ impl Reads for MemoryLog {
         Ok(())
     }
 
-    fn due(&self, visit: &mut Visit<'_>) -> Result<()> {
+    fn due(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let due: BTreeMap<_, _> = {
             let state = self.state();
             let all = state.records.iter().filter(|((_, space), _)| *space == Space::Due);
             all.flat_map(|(_, records)| records.clone()).collect()
         };
-        for (key, record) in due {
+        for (key, record) in due.into_iter().filter(|(key, _)| key.as_slice() >= from) {
             if visit(&key, &record).is_break() {
                 break;
             }

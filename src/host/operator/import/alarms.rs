@@ -5,15 +5,30 @@ use std::ops::Bound;
 use crate::error::{Result, failed};
 use crate::host::base::alarm::{AlarmRecord, BY_NAME, COUNT};
 use crate::id::ObjectId;
+use crate::limits::ALARMS_MAX;
 use crate::storage::{PageSize, Range, Space, StorageError, Store};
 
+/// Tells whether the record is an alarm. The number of an object's alarms is none, and is counted
+/// anew.
+///
 /// # Errors
-/// When a record of an archive is no alarm.
-pub(super) fn check(key: &[u8], record: &[u8]) -> Result<()> {
+/// When a record of an archive is no alarm that a host could have written.
+pub(super) fn is_alarm(key: &[u8], record: &[u8]) -> Result<bool> {
     if key == COUNT && record.len() == size_of::<u32>() {
-        return Ok(());
+        return Ok(false);
     }
-    AlarmRecord::decode(key, record).map(drop).map_err(|_| failed("an alarm can't be read"))
+    let alarm = AlarmRecord::decode(key, record).ok();
+    alarm.filter(AlarmRecord::is_within_bounds).ok_or_else(|| failed("an alarm can't be read"))?;
+    Ok(true)
+}
+
+/// # Errors
+/// When an object has more alarms than it may.
+pub(super) fn check_number(number: u32) -> Result<()> {
+    if number > ALARMS_MAX {
+        return Err(failed(format!("an object has more than {ALARMS_MAX} alarms")));
+    }
+    Ok(())
 }
 
 /// Removes, in the open turn, the alarms that an object has.
@@ -38,16 +53,30 @@ pub(super) fn clear(store: &mut Store, object: ObjectId) -> std::result::Result<
     store.clear_records(object, Space::Alarms)
 }
 
-/// Writes the time of an alarm that was written, in the open turn.
-pub(super) fn put_time(
+/// Writes an alarm and its time, in the open turn.
+pub(super) fn put(
     store: &mut Store,
     object: ObjectId,
     key: &[u8],
     record: &[u8],
 ) -> std::result::Result<(), StorageError> {
-    let alarm = AlarmRecord::decode(key, record).ok();
-    if let Some(due) = alarm.and_then(|alarm| alarm.due(object)) {
+    let Ok(alarm) = AlarmRecord::decode(key, record) else { return Ok(()) };
+    let alarm = alarm.at_free_time(object, |key| store.get(object, Space::Due, key))?;
+    store.put_record(object, Space::Alarms, key, &alarm.encode())?;
+    if let Some(due) = alarm.due(object) {
         store.put_record(object, Space::Due, &due.key(), &due.record())?;
     }
     Ok(())
+}
+
+/// Writes the number of an object's alarms, in the open turn.
+pub(super) fn put_number(
+    store: &mut Store,
+    object: ObjectId,
+    number: u32,
+) -> std::result::Result<(), StorageError> {
+    if number == 0 {
+        return Ok(());
+    }
+    store.put_record(object, Space::Alarms, &COUNT, &number.to_be_bytes()).map(drop)
 }

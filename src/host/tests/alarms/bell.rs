@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::sync::Semaphore;
 
 use super::super::trial::{World, trial};
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, overloaded};
 use crate::host::base::alarm::Alarm;
 use crate::host::engine::run::{self, TurnCause};
 use crate::host::state::instance::Instance;
@@ -23,7 +23,18 @@ thread_local! {
     /// Alarms wait for these before they end, if they are to wait.
     static PERMITS: Rc<Semaphore> = Rc::new(Semaphore::new(0));
     static WAITS: Cell<bool> = const { Cell::new(false) };
-    static FAILS_TO_WAKE: Cell<bool> = const { Cell::new(false) };
+    static WAKES: Cell<Wakes> = const { Cell::new(Wakes::Well) };
+}
+
+/// The fate of the objects' `wake`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wakes {
+    Well,
+    Fails,
+    Panics,
+    Hangs,
+    /// It needs something that is overloaded.
+    Overloaded,
 }
 
 /// See the head of the file.
@@ -34,7 +45,13 @@ impl Object for Bell {
     type Client = trial::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
-        if FAILS_TO_WAKE.get() { Err(failed("it can't wake")) } else { Ok(Self(ctx)) }
+        match WAKES.get() {
+            Wakes::Well => Ok(Self(ctx)),
+            Wakes::Fails => Err(failed("it can't wake")),
+            Wakes::Panics => panic!("as asked"),
+            Wakes::Hangs => std::future::pending().await,
+            Wakes::Overloaded => Err(overloaded("it needs another one")),
+        }
     }
 
     async fn alarm(self: Rc<Self>, alarm: Alarm) -> Result<()> {
@@ -74,8 +91,9 @@ pub(super) fn let_go(alarms: usize) {
     PERMITS.with(|permits| permits.add_permits(alarms));
 }
 
-pub(super) fn fail_to_wake(fails: bool) {
-    FAILS_TO_WAKE.set(fails);
+/// Objects of this test's thread wake like this from now on.
+pub(super) fn waking(wakes: Wakes) {
+    WAKES.set(wakes);
 }
 
 pub(super) fn id(name: &str) -> ObjectId {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::trial::{World, run, settle};
 use super::bell::{
-    act, bell, clock, fail_to_wake, get, let_go, quiet, rung, set, turn, until, wait,
+    Wakes, act, bell, clock, get, let_go, quiet, rung, set, turn, until, wait, waking,
 };
 use super::{HOUR, firing_world, times};
 use crate::error::failed;
@@ -55,11 +55,11 @@ fn a_panic_ends_that_instance_alone_and_the_alarm_is_tried_again() {
 fn an_object_that_does_not_wake_has_its_alarm_tried_again() {
     run(async {
         let world = firing_world();
-        fail_to_wake(true);
+        waking(Wakes::Fails);
         set(&world, "x", "tea", HOUR);
         until(|| world.metrics.alarms_failed_total.get() == 1).await;
         quiet(&world).await;
-        fail_to_wake(false);
+        waking(Wakes::Well);
         let alarm = get(&world, "x", "tea").unwrap();
         assert_eq!((alarm.failed, alarm.error.contains("it can't wake")), (1, true), "{alarm:?}");
         clock(&world, alarm.next_ms.unwrap());
@@ -177,7 +177,7 @@ fn alarms_that_hang_hold_up_no_others_for_long() {
         let world = firing_world();
         wait(true);
         for n in 0..ALARMS_AT_ONCE {
-            set(&world, "slow", &n.to_string(), HOUR);
+            set(&world, &format!("slow{}", n % 8), &n.to_string(), HOUR);
         }
         set(&world, "x", "tea", HOUR + 1);
         clock(&world, HOUR + 1);
