@@ -65,10 +65,10 @@ pub(crate) const ALARM_TRIES_MAX: u8 = 10;
 pub(crate) const ALARM_POSTPONED_MAX: u8 = 7;
 
 /// The time for which an alarm is left alone whose record can't be read.
-pub(crate) const ALARM_ASIDE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const ALARM_ASIDE: Duration = Duration::from_mins(5);
 
 /// The time after which the method of an alarm is cut short, which counts as a failure.
-pub(crate) const ALARM_LIMIT: Duration = Duration::from_secs(15 * 60);
+pub(crate) const ALARM_LIMIT: Duration = Duration::from_mins(15);
 
 /// Alarms of one host that are fired at once, apart from slow ones.
 pub(crate) const ALARMS_AT_ONCE: usize = 64;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstead::counter_capnp::counter;
 use capstead::http::http_service;
@@ -12,7 +12,7 @@ use futures::future::join_all;
 
 use crate::support::calls::{by_name, connect_to, read, run};
 use crate::support::random::Random;
-use crate::support::{Process, Served, capstead, eventually, http, own, scratch, serve_with};
+use crate::support::{Process, Served, capstead, eventually, http, now, own, scratch, serve_with};
 
 /// Sets an alarm at each increment, and counts how often each of them has fired.
 struct Ringer(Context);
@@ -192,10 +192,10 @@ fn alarms_that_are_due_at_the_start_find_the_objects_of_all_hosts() {
             request.get().set_by(-3_000);
             request.send().promise.await.unwrap();
         }
-        Instant::now() + Duration::from_secs(3)
+        now() + Duration::from_secs(3)
     });
     served.kill();
-    eventually("their time", || (Instant::now() > due).then_some(()));
+    eventually("their time", || (now() > due).then_some(()));
     let served = start(&data, 4);
     eventually("all alarms", || {
         let over = |n: usize| alarms(&data, &format!("Ringer/{n}")).trim().ends_with(": 0 alarms");

@@ -112,7 +112,7 @@ fn look(vat: &Vat, now: u64) -> Result<DueAlarms> {
         *number += 1;
         *number <= ALARMS_AT_ONCE_OF_OBJECT
     };
-    let due = vat.turns.store().due((alarms.from_ms(), now), ALARMS_READ, &is_wanted)?;
+    let due = vat.turns.store().due((alarms.first_ms(), now), ALARMS_READ, &is_wanted)?;
     alarms.looked(first.get(), due.next_ms);
     Ok(due)
 }
@@ -148,16 +148,16 @@ fn fire_one(vat: &Rc<Vat>, due: &Due) -> Result<()> {
     // Ends with the call.
     tokio::task::spawn_local(async move {
         let mut answer = call.promise;
-        let outcome = match tokio::time::timeout(ALARM_SLOW, &mut answer).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let (class, name, alarm) = (spec.class.name, &spec.name, &firing.name);
-                tracing::warn!(class, ?name, %alarm, "an alarm takes longer than {ALARM_SLOW:?}");
-                if let Some(vat) = vat.upgrade() {
-                    vat.alarms.is_slow(&firing);
-                }
-                answer.await
+        let in_time = tokio::time::timeout(ALARM_SLOW, &mut answer).await;
+        let outcome = if let Ok(outcome) = in_time {
+            outcome
+        } else {
+            let (class, name, alarm) = (spec.class.name, &spec.name, &firing.name);
+            tracing::warn!(class, ?name, %alarm, "an alarm takes longer than {ALARM_SLOW:?}");
+            if let Some(vat) = vat.upgrade() {
+                vat.alarms.is_slow(&firing);
             }
+            answer.await
         };
         let Some(vat) = vat.upgrade() else { return };
         if let Err(error) = outcome {

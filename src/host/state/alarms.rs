@@ -45,7 +45,7 @@ pub(in crate::host) struct AlarmClock {
     /// The time of the next one in the storage that was looked for; the greatest if there is none.
     next_ms: Cell<u64>,
     /// No alarm is due before this time but those of objects without a class.
-    from_ms: Cell<u64>,
+    first_ms: Cell<u64>,
     /// Objects whose class this server doesn't have, and these classes.
     classless: RefCell<HashSet<ObjectId>>,
     missing: RefCell<HashSet<Box<str>>>,
@@ -67,7 +67,7 @@ impl AlarmClock {
             slow: Cell::default(),
             ready: RefCell::default(),
             next_ms: Cell::new(u64::MAX),
-            from_ms: Cell::default(),
+            first_ms: Cell::default(),
             classless: RefCell::default(),
             missing: RefCell::default(),
             aside: RefCell::default(),
@@ -89,19 +89,19 @@ impl AlarmClock {
 
     /// The storage was looked at. These are the times of the first alarm that can be fired, and of
     /// the next one that is due later.
-    pub(in crate::host) fn looked(&self, from_ms: u64, next_ms: Option<u64>) {
-        self.from_ms.set(from_ms);
+    pub(in crate::host) fn looked(&self, first_ms: u64, next_ms: Option<u64>) {
+        self.first_ms.set(first_ms);
         self.next_ms.set(next_ms.unwrap_or(u64::MAX));
     }
 
     /// The time from which alarms have to be looked for.
-    pub(in crate::host) fn from_ms(&self) -> u64 {
-        self.from_ms.get()
+    pub(in crate::host) fn first_ms(&self) -> u64 {
+        self.first_ms.get()
     }
 
     /// An alarm is due at this time from now on.
     pub(in crate::host) fn was_set(&self, at_ms: u64) {
-        self.from_ms.set(self.from_ms.get().min(at_ms));
+        self.first_ms.set(self.first_ms.get().min(at_ms));
         if at_ms < self.next_ms.get() {
             self.changed.notify_one();
         }

@@ -1,6 +1,6 @@
 //! Alarms that come with archives.
 
-use super::super::archive::{admin, begin_export, next, world_of, write};
+use super::super::archive::{admin, begin_export, next, world_with, write};
 use super::super::trial::{World, settle};
 use super::bell::{act, bell, get, id, let_go, quiet, rung, set, turn, until, wait};
 use super::{Bell, HOUR, run, times};
@@ -9,7 +9,7 @@ use crate::host::base::alarm::{self, AlarmRecord, COUNT};
 use crate::host::{Context, class_of};
 use crate::limits::ALARMS_MAX;
 use crate::schema::admin_capnp::Existing;
-use crate::storage::Space;
+use crate::storage::{LogOptions, Space};
 
 /// All that an archive has of the bell `x`, in frames.
 async fn exported(world: &World) -> Vec<Vec<u8>> {
@@ -40,7 +40,7 @@ async fn import(world: &World, frames: &[Vec<u8>]) {
 fn an_archive_has_the_alarms_and_an_import_replaces_those_that_are_there() {
     run(async {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let world = |path| world_of(path, class_of::<Bell>());
+        let world = |path| world_with(path, class_of::<Bell>(), LogOptions::default());
         let (old, new) = (world(from.path()), world(to.path()));
         let later = old.vat.clock.now_ms() + 24 * HOUR;
         turn(&old, "x", |ctx| {
@@ -71,7 +71,7 @@ fn an_archive_has_the_alarms_and_an_import_replaces_those_that_are_there() {
 fn an_alarm_that_is_imported_into_a_host_that_runs_fires_at_once() {
     run(async {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let world = |path| world_of(path, class_of::<Bell>());
+        let world = |path| world_with(path, class_of::<Bell>(), LogOptions::default());
         let (old, new) = (world(from.path()), world(to.path()));
         set(&old, "x", "tea", 0);
         old.vat.flush().await.unwrap();
@@ -90,7 +90,7 @@ fn an_alarm_that_is_imported_into_a_host_that_runs_fires_at_once() {
 fn an_import_over_an_alarm_that_is_handled_brings_it_as_the_archive_has_it() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
-        let world = world_of(folder.path(), class_of::<Bell>());
+        let world = world_with(folder.path(), class_of::<Bell>(), LogOptions::default());
         set(&world, "x", "tea", 0);
         world.vat.flush().await.unwrap();
         let frames = exported(&world).await;
@@ -114,7 +114,7 @@ fn an_import_over_an_alarm_that_is_handled_brings_it_as_the_archive_has_it() {
 fn an_import_counts_the_alarms_itself() {
     run(async {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let world = |path| world_of(path, class_of::<Bell>());
+        let world = |path| world_with(path, class_of::<Bell>(), LogOptions::default());
         let (old, new) = (world(from.path()), world(to.path()));
         let later = old.vat.clock.now_ms() + 24 * HOUR;
         set(&old, "x", "tea", later);
@@ -136,7 +136,7 @@ fn an_import_counts_the_alarms_itself() {
 fn an_import_takes_no_alarms_that_no_host_would_have_written() {
     run(async {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let world = |path| world_of(path, class_of::<Bell>());
+        let world = |path| world_with(path, class_of::<Bell>(), LogOptions::default());
         let (old, new) = (world(from.path()), world(to.path()));
         set(&old, "x", "tea", 0);
         let record = AlarmRecord::new("tea", 1, HOUR, 0).encode();
