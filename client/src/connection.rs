@@ -41,9 +41,6 @@ const PROGRESS_SECS: u64 = 2;
 /// The time in which that peer has to read everything, in multiples of `PROGRESS_SECS`.
 const PROGRESSES_MAX: u32 = 5;
 
-/// Messages that a connection takes before other tasks of the thread run.
-const MESSAGES_IN_A_POLL: usize = 32;
-
 /// The most polls in which an RPC system that has ended tells its callers. That takes a few; the
 /// code of a server in it might ask for more without end.
 const LAST_POLLS_MAX: usize = 1024;
@@ -302,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         if this.status.hurries.take() {
             this.state.borrow_mut().hurry(Duration::from_secs(PROGRESS_SECS));
         }
-        this.poll_messages(cx);
+        this.poll_rpc(cx);
         if this.status.stop.get() {
             // Without this the RPC system would tell the peer that it was asked to end.
             if let Some(reason) = this.status.reason.take() {
@@ -337,20 +334,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
-    /// Lets the RPC system handle the messages that have arrived. It takes one in each poll, and
-    /// the answers to all of them leave together.
-    fn poll_messages(&mut self, cx: &mut Context) {
-        let mut before = self.state.borrow().received();
-        for _ in 0..MESSAGES_IN_A_POLL {
-            self.poll_rpc(cx);
-            let received = self.state.borrow().received();
-            if received.is_none() || received == before || self.status.stop.get() {
-                return;
-            }
-            before = received;
-        }
-    }
-
     fn poll_rpc(&mut self, cx: &mut Context) {
         let Some(rpc) = &mut self.rpc else { return };
         let state = &self.state;

@@ -196,11 +196,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardState<S> {
         self.pipelines.door(bootstrap)
     }
 
-    /// The messages that have arrived since the connection began; `None` while much is to be sent.
-    pub(crate) fn received(&self) -> Option<u64> {
-        (!self.wire.has_much_to_write()).then(|| self.wire.begun())
-    }
-
     /// The driver is running, so sending needn't wake it.
     pub(crate) fn driver_runs(&mut self) {
         self.driver = None;

@@ -25,9 +25,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The most bytes that one read brings: some hundred small messages.
 const INPUT_BYTES: usize = 32 << 10;
 
-/// With as many bytes to be written, no further message is handled before they are.
-const WRITTEN_AT_ONCE_BYTES: usize = 64 << 10;
-
 /// The bytes that one poll of a connection reads, about. Other connections have their turn between
 /// two polls; reading a message of megabytes at once would make all of them wait.
 const IN_A_POLL_BYTES: usize = 128 << 10;
@@ -247,11 +244,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.output.pending()
     }
 
-    /// Tells whether so much is to be written that nothing should be added before.
-    pub(crate) fn has_much_to_write(&self) -> bool {
-        self.pending_bytes() >= WRITTEN_AT_ONCE_BYTES
-    }
-
     /// Bytes written since the connection began.
     pub(crate) fn progress(&self) -> u64 {
         self.progress
@@ -262,11 +254,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn unfinished(&self, step: u64) -> Option<u64> {
         let is_unfinished = self.partial.is_some() || self.start < self.end;
         (is_unfinished && self.left.is_none()).then(|| self.begun + self.received / step)
-    }
-
-    /// Messages whose first bytes have arrived since the connection began.
-    pub(crate) fn begun(&self) -> u64 {
-        self.begun
     }
 
     /// Bytes of memory that the connection's buffers take.

@@ -444,15 +444,3 @@ async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
     drop(desk);
     assert!(!server.is_closed());
 }
-
-/// Answers to calls that came together leave together, so that one write is enough for them.
-#[tokio::test(flavor = "local")]
-async fn messages_that_came_together_are_handled_in_one_go() {
-    let mut raw = passes(Limits::default(), vec![bootstrap(0)]).await;
-    let calls: Vec<_> = (1..=20).map(|question| call(question, "short", vec![])).collect();
-    raw.near.write_all(&bytes_of(&calls)).await.unwrap();
-    for _ in 0..3 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(raw.begun(), 20);
-}
