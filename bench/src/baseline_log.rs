@@ -9,7 +9,7 @@ use std::path::Path;
 use super::measure::{Sample, Until, drive_here};
 use capstead::Result;
 
-/// The file's length. Writes start over when they reach it.
+/// The file's length in bytes; after the last page comes the first again.
 const FILE_BYTES: u64 = 16 << 20;
 /// Appends are whole pages.
 const PAGE_BYTES: usize = 4_096;

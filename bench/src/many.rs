@@ -10,7 +10,7 @@ use super::measure::{Sample, Until, drive, now};
 use super::process::Capstead;
 use super::row::{Row, Target};
 use super::rpc::{Counters, IN_FLIGHT, increment};
-use super::sleeping::{key, made};
+use super::sleeping::{STRIDE, key, made};
 use super::{Bench, note};
 use capstead::Result;
 use capstead::counter_capnp::counter;
@@ -26,7 +26,7 @@ pub(crate) const NAMES: [&str; 7] = [
     "start-after-kill",
 ];
 
-/// The objects with which the many are compared.
+/// Objects in the baseline: a thousand of the same counters.
 const FEW: u64 = 1_000;
 /// Parts of the time at full rate; in a whole run each takes a minute.
 const PARTS: u32 = 10;
@@ -55,16 +55,16 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Increments of random ones of many objects, against the same of few.
+/// Increments of many objects, far from each other, against the same of few.
 async fn measure_many(bench: &mut Bench, server: &Capstead) -> Result<()> {
     let name = "increments-of-many";
     if !bench.wants(name) {
         return Ok(());
     }
     let counters = Counters::connect(server).await?;
-    let random = Random::default();
+    let next = Cell::new(0);
     let of = async |objects, until| {
-        let one = async |_| increment(&counters.named(&key(random.below(objects)))).await;
+        let one = async |_| increment(&counters.named(&key(spread(&next, objects)))).await;
         server.process.watch(drive(IN_FLIGHT, until, one)).await
     };
     let (few, many) =
@@ -94,15 +94,15 @@ async fn hot(server: &Capstead) -> Result<(counter::Client, Counters)> {
     Ok((counters.found("hot").await?, counters))
 }
 
-/// Random increments of many objects for minutes, with one lone increment at a time beside them.
+/// Increments of many objects for minutes, with one lone increment at a time beside them.
 async fn measure_full_rate(bench: &mut Bench, server: &Capstead) -> Result<()> {
     if !bench.wants_any(&NAMES[3..6]) {
         return Ok(());
     }
     let part = bench.plan.round * if bench.plan.rounds > 3 { 60 } else { 10 };
     let counters = Counters::connect(server).await?;
-    let (random, objects) = (Random::default(), bench.sleeping);
-    let one = async |_| increment(&counters.named(&key(random.below(objects)))).await;
+    let (next, objects) = (Cell::new(0), bench.sleeping);
+    let one = async |_| increment(&counters.named(&key(spread(&next, objects)))).await;
     let (ended, end) = oneshot::channel();
     let beside = tokio::task::spawn_local(lone(Counters::connect(server).await?, end));
     let (mut rates, mut memory) = (Vec::new(), Vec::new());
@@ -140,8 +140,8 @@ async fn lone(counters: Counters, mut end: oneshot::Receiver<()>) -> Result<Samp
     Ok(Sample::new(started.elapsed(), latencies))
 }
 
-/// The time from the start of a server to its announcement, after one was killed whose log had
-/// nothing applied.
+/// The time that a server takes to announce itself after a kill, when nothing of its log was
+/// applied.
 async fn measure_start(bench: &mut Bench) -> Result<()> {
     let data = bench.scratch.path("killed");
     fill_log(&data).await?;
@@ -163,24 +163,7 @@ async fn fill_log(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Numbers without a pattern, the same in each run.
-struct Random(Cell<u64>);
-
-impl Default for Random {
-    fn default() -> Self {
-        Self(Cell::new(1))
-    }
-}
-
-impl Random {
-    /// The next number below `bound`, by xorshift64* (Vigna, "An experimental exploration of
-    /// Marsaglia's xorshift generators, scrambled").
-    fn below(&self, bound: u64) -> u64 {
-        let mut x = self.0.get();
-        x ^= x >> 12;
-        x ^= x << 25;
-        x ^= x >> 27;
-        self.0.set(x);
-        x.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
-    }
+/// The next object, far from the one before; each of them comes once before any comes again.
+fn spread(next: &Cell<u64>, objects: u64) -> u64 {
+    next.replace(next.get() + 1) * STRIDE % objects
 }

@@ -22,7 +22,7 @@ const CREATIONS_IN_FLIGHT: usize = 4 * IN_FLIGHT;
 /// Objects that are woken one after the other.
 const WAKES: u64 = 5_000;
 /// A prime, so that the objects woken are far from each other.
-const STRIDE: u64 = 7_919;
+pub(crate) const STRIDE: u64 = 7_919;
 
 /// Measures the rows of this module.
 ///
@@ -69,7 +69,7 @@ pub(crate) async fn made(server: &Capstead, objects: u64) -> Result<Sample> {
     drive(CREATIONS_IN_FLIGHT, Until::Calls(objects), one).await
 }
 
-/// The name of the nth of them.
+/// The name of a counter, by its number.
 pub(crate) fn key(n: u64) -> String {
     format!("object-{n}")
 }

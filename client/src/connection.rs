@@ -266,6 +266,10 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<(
 }
 
 /// Drives one connection: reads and handles messages, then writes those made in response.
+///
+/// The RPC system takes one message in each poll, and other tasks of the thread run before the next
+/// one. When it was polled again at once, calls that a peer in Python reflected to an object of
+/// another host changed their order (`tests/python/test_passing.py`).
 struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     /// Taken after a panic while the connection was ending.
     rpc: Option<RpcSystem<Side>>,

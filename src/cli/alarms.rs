@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use clap::Args;
 
-use super::grants::{Object, check_there, parse_object, plural, time, with};
+use super::grants::{Object, check_there, parse_object_of, plural, time, with};
 use super::operator::{self, Data, Failure};
 use crate::host::Class;
 use crate::schema::admin_capnp::{alarm, host_admin};
@@ -19,25 +19,17 @@ server down each time while the server is stopped.
   capstead alarms Counter/visits
   capstead alarms Counter/visits --cancel reset";
 
-/// The object whose alarms are shown, or the alarm that is cancelled.
+/// The object, and the alarm to cancel, if any.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
     data: Data,
     /// CLASS/NAME, or an object's id
-    #[arg(value_parser = parse_named)]
+    #[arg(value_parser = parse_object_of("alarms"))]
     object: Object,
     /// Cancel the alarm with this name instead of showing all
     #[arg(long, value_name = "NAME")]
     cancel: Option<String>,
-}
-
-fn parse_named(text: &str) -> Result<Object, String> {
-    let object = parse_object(text)?;
-    if object.is_namespace {
-        return Err("alarms belong to objects: say CLASS/NAME, or an object's id".to_owned());
-    }
-    Ok(object)
 }
 
 /// Returns once they are shown, or it is cancelled durably.

@@ -24,8 +24,8 @@ use crate::sturdyref::GrantRef;
 use crate::supervisor::owner_of;
 use shown::{Shown, tree};
 pub(super) use shown::{hex, time};
-use words::{Key, parse_grant, parse_key, parse_method, parse_until};
-pub(super) use words::{Object, parse_object};
+use words::{Key, parse_grant, parse_key, parse_method, parse_object, parse_until};
+pub(super) use words::{Object, parse_object_of};
 
 pub(super) const AFTER_HELP: &str = "\
 An OBJECT is CLASS/NAME, the 32 digits of an object's id, or CLASS alone: that is the class's namespace, \

@@ -7,7 +7,7 @@ use capstead_client::sturdyref::Method;
 use clap::Args;
 
 use super::export::object_id;
-use super::grants::{Object, check_there, hex, parse_object, plural, time, with};
+use super::grants::{Object, check_there, hex, parse_object_of, plural, time, with};
 use super::method_names::MethodNames;
 use super::operator::{self, Data, Failure};
 use crate::host::Class;
@@ -30,7 +30,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     data: Data,
     /// CLASS/NAME, or an object's id
-    #[arg(value_parser = parse_named)]
+    #[arg(value_parser = parse_object_of("request ids"))]
     object: Object,
     /// Forget the ids instead of showing them
     #[arg(long)]
@@ -46,14 +46,6 @@ pub(crate) struct Options {
 /// The bytes of a request id.
 #[derive(Clone, Debug)]
 struct Bytes(Vec<u8>);
-
-fn parse_named(text: &str) -> Result<Object, String> {
-    let object = parse_object(text)?;
-    if object.is_namespace {
-        return Err("request ids belong to objects: say CLASS/NAME, or an object's id".to_owned());
-    }
-    Ok(object)
-}
 
 fn parse_id(text: &str) -> Result<Bytes, String> {
     let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();

@@ -20,7 +20,7 @@ pub(in crate::cli) struct Object {
 /// A public key, already checked.
 pub(super) type Key = [u8; 32];
 
-pub(in crate::cli) fn parse_object(text: &str) -> Result<Object, String> {
+pub(super) fn parse_object(text: &str) -> Result<Object, String> {
     let (id, is_namespace) = match (text.split_once('/'), object_id(text)) {
         (_, Ok(id)) => (id, false),
         (Some(("", _) | (_, "")), _) => return Err("an object is CLASS/NAME".to_owned()),
@@ -29,6 +29,19 @@ pub(in crate::cli) fn parse_object(text: &str) -> Result<Object, String> {
         (None, _) => (ObjectId::namespace(Pool::default(), text), true),
     };
     Ok(Object { said: text.to_owned(), id, is_namespace })
+}
+
+/// The same for `things` that belong to objects, and not to namespaces.
+pub(in crate::cli) fn parse_object_of(
+    things: &'static str,
+) -> impl Fn(&str) -> Result<Object, String> + Clone {
+    move |text| {
+        let object = parse_object(text)?;
+        if object.is_namespace {
+            return Err(format!("{things} belong to objects: say CLASS/NAME, or an object's id"));
+        }
+        Ok(object)
+    }
 }
 
 pub(super) fn parse_until(text: &str) -> Result<u64, String> {

@@ -3,11 +3,11 @@
 //! | key in `Alarms` | record |
 //! |---|---|
 //! | `00` | the number of the object's alarms (4) |
-//! | `01` ‖ name | version (1) ‖ serial (8) ‖ set for (8) ‖ next try (8) ‖ failed tries (1) ‖ state (1) ‖ the last error |
+//! | `01` ‖ name | version (1) ‖ setting (8) ‖ set for (8) ‖ next try (8) ‖ failed tries (1) ‖ state (1) ‖ the last error |
 //!
 //! All numbers are big-endian, and times are milliseconds since 1970. State 0 has a record in `Due`
 //! under the time of its next try; 1 is one that is tried no more; and a greater one is like 0,
-//! after so many tries less one that could not begin. The serial tells one setting of an alarm from
+//! after so many tries less one that could not begin. The setting's number tells it from
 //! the next one. All of these records are written by one turn, so that an alarm and
 //! its time are there together or not at all.
 //!
@@ -297,8 +297,8 @@ mod tests {
     /// The times of docs/alarms.md.
     #[test]
     fn each_failure_waits_twice_as_long_give_or_take_a_quarter() {
-        for serial in 0..200 {
-            let (mut record, mut base) = (AlarmRecord::new("tea", serial, 0, 0), ALARM_RETRY_MS);
+        for setting in 0..200 {
+            let (mut record, mut base) = (AlarmRecord::new("tea", setting, 0, 0), ALARM_RETRY_MS);
             for failed in 1..ALARM_TRIES_MAX {
                 record = record.failed(10_000, "no");
                 let after = record.alarm.next_ms.unwrap() - 10_000;
@@ -307,8 +307,8 @@ mod tests {
             }
             assert_eq!(record.failed(10_000, "no").alarm.next_ms, None);
         }
-        let first = |serial| AlarmRecord::new("tea", serial, 0, 0).failed(0, "no").alarm.next_ms;
-        assert!((1..20).any(|serial| first(serial) != first(0)), "they are tried together");
+        let first = |setting| AlarmRecord::new("tea", setting, 0, 0).failed(0, "no").alarm.next_ms;
+        assert!((1..20).any(|setting| first(setting) != first(0)), "they are tried together");
     }
 
     #[test]

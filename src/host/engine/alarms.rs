@@ -40,7 +40,7 @@ pub(in crate::host) fn set(instance: &Instance, name: &str, at_ms: u64) -> Resul
         count(instance, (1, 0))?;
     }
     let vat = &instance.vat;
-    let new = AlarmRecord::new(name, vat.alarms.next_serial(), at_ms, vat.clock.now_ms());
+    let new = AlarmRecord::new(name, vat.alarms.next_setting(), at_ms, vat.clock.now_ms());
     put(instance, (old.as_ref(), Some(new)))
 }
 

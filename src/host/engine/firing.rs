@@ -73,7 +73,7 @@ fn fire_ready(vat: &Rc<Vat>) -> Result<Option<Duration>> {
         if due.now.is_empty() {
             let until = |next: u64| Duration::from_millis(next.saturating_sub(now));
             let next = due.next_ms.map(|next| until(next).min(ALARM_LOOK));
-            return Ok(next.or_else(|| alarms.any_aside().then_some(ALARM_LOOK)));
+            return Ok(next.or_else(|| alarms.forget_old_aside().then_some(ALARM_LOOK)));
         }
         alarms.ready().borrow_mut().extend(due.now);
     }
@@ -96,7 +96,7 @@ fn fire_ready(vat: &Rc<Vat>) -> Result<Option<Duration>> {
 /// Reads the next alarms that are due and can be fired, of each object as many as it has places.
 fn look(vat: &Vat, now: u64) -> Result<DueAlarms> {
     let alarms = &vat.alarms;
-    alarms.any_aside();
+    alarms.forget_old_aside();
     let (first, of_objects) = (Cell::new(now), RefCell::<HashMap<_, _>>::default());
     let is_wanted = |due: &Due| {
         if alarms.is_classless(due.object) {
@@ -155,7 +155,7 @@ fn fire_one(vat: &Rc<Vat>, due: &Due) -> Result<()> {
             let (class, name, alarm) = (spec.class.name, &spec.name, &firing.name);
             tracing::warn!(class, ?name, %alarm, "an alarm takes longer than {ALARM_SLOW:?}");
             if let Some(vat) = vat.upgrade() {
-                vat.alarms.is_slow(&firing);
+                vat.alarms.turned_slow(&firing);
             }
             answer.await
         };

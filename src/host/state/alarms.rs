@@ -54,13 +54,14 @@ pub(in crate::host) struct AlarmClock {
     waits_for_disk: Cell<bool>,
     /// Wakes the task that fires alarms.
     changed: Rc<Notify>,
-    serial: Cell<u64>,
+    /// The number of the last setting.
+    setting: Cell<u64>,
 }
 
 impl AlarmClock {
     pub(in crate::host) fn new() -> Self {
-        // Random, so that no two settings have the same serial, those of other processes included.
-        let first_serial = RandomState::new().hash_one(0);
+        // Random, so that no two settings have the same number, those of other processes included.
+        let first_setting = RandomState::new().hash_one(0);
         Self {
             firing: RefCell::default(),
             under_way: Cell::default(),
@@ -73,13 +74,13 @@ impl AlarmClock {
             aside: RefCell::default(),
             waits_for_disk: Cell::default(),
             changed: Rc::default(),
-            serial: Cell::new(first_serial),
+            setting: Cell::new(first_setting),
         }
     }
 
-    pub(in crate::host) fn next_serial(&self) -> u64 {
-        self.serial.set(self.serial.get().wrapping_add(1));
-        self.serial.get()
+    pub(in crate::host) fn next_setting(&self) -> u64 {
+        self.setting.set(self.setting.get().wrapping_add(1));
+        self.setting.get()
     }
 
     /// Notified when there may be something to fire; the task that does it awaits it.
@@ -129,7 +130,7 @@ impl AlarmClock {
     }
 
     /// The firing takes long.
-    pub(in crate::host) fn is_slow(&self, firing: &Firing) {
+    pub(in crate::host) fn turned_slow(&self, firing: &Firing) {
         if !firing.is_slow.replace(true) {
             self.slow.set(self.slow.get() + 1);
             self.changed.notify_one();
@@ -170,7 +171,7 @@ impl AlarmClock {
     }
 
     /// Forgets those that were aside for long enough. Tells whether any are left.
-    pub(in crate::host) fn any_aside(&self) -> bool {
+    pub(in crate::host) fn forget_old_aside(&self) -> bool {
         let mut aside = self.aside.borrow_mut();
         aside.retain(|_, names| {
             names.retain(|_, since| since.elapsed() < ALARM_ASIDE);

@@ -129,7 +129,9 @@ fn a_handler_that_writes_without_end_fills_no_memory_and_holds_up_nobody() {
         });
         settle().await;
         let most = 2 * COMMIT_QUEUE_BYTES + COMMIT_GROUP_BYTES;
-        assert!((10..=most >> 20).contains(&count.get()), "{} MiB wait", count.get());
+        // New calls stop earlier, so that those that began end before others begin.
+        let least = COMMIT_QUEUE_BYTES + COMMIT_GROUP_BYTES;
+        assert!((least >> 20 < count.get()) && count.get() <= most >> 20, "{} MiB", count.get());
         let mut later = call_write(&world.object("y"), 2).promise;
         settle().await;
         assert!(!is_ready(&mut later));

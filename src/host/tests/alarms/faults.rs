@@ -204,7 +204,7 @@ fn slow_alarms_are_bounded_too() {
         assert!(clock.has_room(), "{n}");
         let firing = clock.begin(&due(n), 1);
         for _ in 0..2 {
-            clock.is_slow(&firing);
+            clock.turned_slow(&firing);
         }
         slow.push(firing);
     }
